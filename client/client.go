@@ -24,6 +24,8 @@ type Object = kinds.Object
 
 // Snapshot and the event types are the store's own, named here so that components need not import store.
 type (
+	Key       = store.Key
+	Item      = store.Item
 	Snapshot  = store.Snapshot
 	Event     = store.Event
 	Watch     = store.Watch
