@@ -33,8 +33,11 @@ type Kind struct {
 	ShortNames []string // kubectl's: "deploy"
 	Categories []string // kubectl's: "all"
 	Namespaced bool
-	// Versions lists the served versions, the preferred one first. Exactly one of them has Storage set.
+	// Versions lists the served versions, the preferred one first. Exactly one of them has Storage set, none when StoredAs is.
 	Versions []Version
+	// StoredAs is the row whose objects this one serves under a second group (events.k8s.io shows the events of core): keys,
+	// revisions and watches are those of StoredAs, all hooks take its storage type, and all versions convert to and from it.
+	StoredAs *Kind
 	// Verbs that discovery lists and the router serves; nil means the eight standard ones
 	// (create delete deletecollection get list patch update watch).
 	Verbs []string
@@ -99,6 +102,8 @@ type Version struct {
 	New     func() Object
 	NewList func() runtime.Object
 	Storage bool
+	// Warning is sent with every answer to a request for this version: deprecations. Empty means none.
+	Warning string
 	// ToStorage and FromStorage convert; both nil for the storage version. They take ownership of the argument.
 	ToStorage   func(obj Object) (Object, error)
 	FromStorage func(obj Object) (Object, error)
@@ -142,8 +147,19 @@ func (k *Kind) GroupKind() schema.GroupKind {
 	return schema.GroupKind{Group: k.Group, Kind: k.Kind}
 }
 
+// StorageResource names the resource that the objects are kept under: the row's own unless StoredAs says otherwise.
+func (k *Kind) StorageResource() schema.GroupResource {
+	if k.StoredAs != nil {
+		return k.StoredAs.GroupResource()
+	}
+	return k.GroupResource()
+}
+
 // Storage is the version whose Go type is held in memory.
 func (k *Kind) Storage() *Version {
+	if k.StoredAs != nil {
+		return k.StoredAs.Storage()
+	}
 	for i := range k.Versions {
 		if k.Versions[i].Storage {
 			return &k.Versions[i]
