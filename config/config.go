@@ -1,0 +1,233 @@
+// Package config holds keb's one configuration: one versioned file, one struct. Flags override single fields; after Default
+// and Validate it is never changed. It imports nothing else of this module; cli, daemon and testcluster import it.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+)
+
+// APIVersion is what a configuration file must say it is.
+const APIVersion = "keb/v1"
+
+// Config is all that can be set. The zero value means the default everywhere.
+type Config struct {
+	// APIVersion is "keb/v1"; required in a file.
+	APIVersion string `json:"apiVersion"`
+	// DataDir holds everything that keb keeps: the store, keys, images, containers. Default /var/lib/keb.
+	DataDir string `json:"dataDir,omitempty"`
+	// Listen is the API's address. Default ":6443". Port 0 takes a free one.
+	Listen string `json:"listen,omitempty"`
+	// AdvertiseIP is the address under which clients and pods reach the API. Default: NodeIP.
+	AdvertiseIP string `json:"advertiseIP,omitempty"`
+	// CertificateNames are further names and addresses that the API's certificate is for.
+	CertificateNames []string `json:"certificateNames,omitempty"`
+	// WriteKubeconfig is a file to write the administrator's kubeconfig to, beside DataDir/admin.kubeconfig. Default: none.
+	WriteKubeconfig string `json:"writeKubeconfig,omitempty"`
+	// NodeName is this machine's name in the cluster, a DNS-1123 subdomain. Default: the host name, lower-case.
+	NodeName string `json:"nodeName,omitempty"`
+	// NodeIP is this machine's address in the cluster. Default: the address of the interface with the default route.
+	NodeIP string `json:"nodeIP,omitempty"`
+	// ClusterCIDR is the range of pod addresses; each node gets a /24 of it. Default 10.42.0.0/16.
+	ClusterCIDR string `json:"clusterCIDR,omitempty"`
+	// ServiceCIDR is the range of Service addresses; its first is the API's, its tenth the DNS server's. Default 10.43.0.0/16.
+	ServiceCIDR string `json:"serviceCIDR,omitempty"`
+	// ClusterDomain is the DNS suffix of the cluster. Default cluster.local.
+	ClusterDomain string `json:"clusterDomain,omitempty"`
+	// NoAgent runs API, controllers and scheduler without a node on this machine; it needs no privileges. Default false.
+	NoAgent bool `json:"noAgent,omitempty"`
+	// APIOnly runs the API alone: no controllers, no scheduler, no node. It needs no privileges. Default false.
+	APIOnly bool `json:"apiOnly,omitempty"`
+	// RuntimeEndpoint is the CRI socket of a container runtime that is already there. Default: the bundled containerd.
+	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
+	// Store is where objects are kept: "local", in DataDir. Default local.
+	Store string `json:"store,omitempty"`
+	// LogLevel is debug, info, warn or error. Default info.
+	LogLevel string `json:"logLevel,omitempty"`
+}
+
+// Defaults that other code refers to.
+const (
+	DefaultDataDir = "/var/lib/keb"
+	DefaultListen  = ":6443"
+)
+
+// Load reads a configuration file. Unknown keys and a wrong apiVersion are errors that name them; so is an absent file.
+func Load(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read config: %w", err)
+	}
+	var c Config
+	if err := yaml.UnmarshalStrict(data, &c); err != nil {
+		return Config{}, fmt.Errorf("read config %s: %w", path, cleanYAMLError(err))
+	}
+	if c.APIVersion != APIVersion {
+		return Config{}, fmt.Errorf("read config %s: apiVersion is %q, want %q", path, c.APIVersion, APIVersion)
+	}
+	return c, nil
+}
+
+// cleanYAMLError drops the library's own layers from the message.
+func cleanYAMLError(err error) error {
+	text := err.Error()
+	for _, prefix := range []string{"error converting YAML to JSON: ", "error unmarshaling JSON: ", "while decoding JSON: ", "json: "} {
+		text = strings.TrimPrefix(text, prefix)
+	}
+	return errors.New(text)
+}
+
+// Default returns c with every empty field filled in. It asks the system for the host name and the address of the default route.
+func Default(c Config) (Config, error) {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&c.APIVersion, APIVersion)
+	set(&c.DataDir, DefaultDataDir)
+	set(&c.Listen, DefaultListen)
+	set(&c.ClusterCIDR, "10.42.0.0/16")
+	set(&c.ServiceCIDR, "10.43.0.0/16")
+	set(&c.ClusterDomain, "cluster.local")
+	set(&c.Store, "local")
+	set(&c.LogLevel, "info")
+	if c.NodeName == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return c, fmt.Errorf("find the node's name: %w; set nodeName (--node-name)", err)
+		}
+		c.NodeName = strings.ToLower(host)
+	}
+	if c.NodeIP == "" {
+		ip, err := outboundIP()
+		if err != nil && !c.NoAgent && !c.APIOnly {
+			return c, fmt.Errorf("find the node's address: %w; set nodeIP (--node-ip)", err)
+		}
+		if err != nil {
+			ip = "127.0.0.1"
+		}
+		c.NodeIP = ip
+	}
+	set(&c.AdvertiseIP, c.NodeIP)
+	dir, err := filepath.Abs(c.DataDir)
+	if err != nil {
+		return c, fmt.Errorf("dataDir %s: %w", c.DataDir, err)
+	}
+	c.DataDir = dir
+	return c, nil
+}
+
+// outboundIP is the source address that the kernel would choose for traffic to the outside. No packet is sent.
+func outboundIP() (string, error) {
+	// 192.0.2.1 is a documentation address (RFC 5737): only its route is looked up.
+	conn, err := net.Dial("udp4", "192.0.2.1:9")
+	if err == nil {
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+	}
+	addrs, listErr := net.InterfaceAddrs()
+	if listErr != nil {
+		return "", listErr
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String(), nil
+		}
+	}
+	return "", errors.New("no route to the outside and no address but loopback")
+}
+
+// Validate returns every fault of a complete configuration, each naming the field, what is wrong and how to mend it.
+func (c Config) Validate() error {
+	var faults []error
+	bad := func(field, format string, args ...any) {
+		faults = append(faults, fmt.Errorf("%s: %s", field, fmt.Sprintf(format, args...)))
+	}
+	if msgs := validation.IsDNS1123Subdomain(c.NodeName); len(msgs) > 0 {
+		bad("nodeName", "%q is no valid node name: %s", c.NodeName, msgs[0])
+	}
+	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
+		bad("listen", "%q is no address; want HOST:PORT or :PORT", c.Listen)
+	}
+	for field, ip := range map[string]string{"nodeIP": c.NodeIP, "advertiseIP": c.AdvertiseIP} {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			bad(field, "%q is no IP address", ip)
+		}
+	}
+	pods, podErr := prefix(c.ClusterCIDR, 24)
+	if podErr != nil {
+		bad("clusterCIDR", "%v", podErr)
+	}
+	services, serviceErr := prefix(c.ServiceCIDR, 28)
+	if serviceErr != nil {
+		bad("serviceCIDR", "%v", serviceErr)
+	}
+	if podErr == nil && serviceErr == nil && pods.Overlaps(services) {
+		bad("serviceCIDR", "%s overlaps clusterCIDR %s; choose ranges apart", services, pods)
+	}
+	if node, err := netip.ParseAddr(c.NodeIP); err == nil && podErr == nil && serviceErr == nil && (pods.Contains(node) || services.Contains(node)) {
+		bad("nodeIP", "%s lies in the range of pods or services; choose another clusterCIDR or serviceCIDR", node)
+	}
+	if msgs := validation.IsDNS1123Subdomain(c.ClusterDomain); len(msgs) > 0 {
+		bad("clusterDomain", "%q is no domain: %s", c.ClusterDomain, msgs[0])
+	}
+	if c.RuntimeEndpoint != "" && !strings.HasPrefix(c.RuntimeEndpoint, "unix:///") {
+		bad("runtimeEndpoint", "%q is no unix socket; want unix:///PATH", c.RuntimeEndpoint)
+	}
+	if c.Store != "local" {
+		bad("store", "%q is unknown; want local", c.Store)
+	}
+	switch c.LogLevel {
+	case "debug", "info", "warn", "error":
+	default:
+		bad("logLevel", "%q is unknown; want debug, info, warn or error", c.LogLevel)
+	}
+	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
+		bad("dataDir", "%s is no directory", c.DataDir)
+	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		bad("dataDir", "%v", err)
+	}
+	return errors.Join(faults...)
+}
+
+// prefix parses an address range that has at most the given prefix length.
+func prefix(s string, longest int) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q is no address range; want one like 10.42.0.0/16", s)
+	}
+	if p != p.Masked() {
+		return p, fmt.Errorf("%s has bits set behind its length; did you mean %s?", s, p.Masked())
+	}
+	if !p.Addr().Is4() {
+		return p, fmt.Errorf("%s is no IPv4 range", s)
+	}
+	if p.Bits() > longest {
+		return p, fmt.Errorf("%s is too small; want a length of at most /%d", s, longest)
+	}
+	return p, nil
+}
+
+// DNSAddress is the address of the cluster's DNS server: the tenth of the service range.
+func (c Config) DNSAddress() netip.Addr {
+	addr := netip.MustParsePrefix(c.ServiceCIDR).Addr()
+	for range 10 {
+		addr = addr.Next()
+	}
+	return addr
+}
+
+// APIServiceAddress is the address of the Service default/kubernetes: the first of the service range.
+func (c Config) APIServiceAddress() netip.Addr {
+	return netip.MustParsePrefix(c.ServiceCIDR).Addr().Next()
+}
