@@ -1,0 +1,370 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// feed publishes small writes, one revision each, the way an owner does.
+type feed struct {
+	memory   *Memory
+	revision int64
+}
+
+func (f *feed) write(typ EventType, key Key) {
+	f.revision++
+	obj := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name, ResourceVersion: fmt.Sprint(f.revision)}}
+	item := &Item{Key: key, Object: obj, Created: f.revision, Revision: f.revision}
+	prev := f.memory.Snapshot().Get(key)
+	if prev != nil {
+		item.Created = prev.Created
+	}
+	f.memory.Publish(f.revision, []Event{{Type: typ, Item: item, Prev: prev}})
+}
+
+func key(resource, path string) Key {
+	namespace, name, _ := strings.Cut(path, "/")
+	return Key{resource, namespace, name}
+}
+
+func names(seq iter.Seq[*Item]) string {
+	var out []string
+	for i := range seq {
+		out = append(out, i.Key.Namespace+"/"+i.Key.Name)
+	}
+	return strings.Join(out, " ")
+}
+
+func TestSnapshotLists(t *testing.T) {
+	f := feed{memory: NewMemory(0)}
+	for _, path := range []string{"b/2", "a/1", "b/1", "a/3", "c/1", "a/2"} {
+		f.write(Put, key("pods", path))
+	}
+	before := f.memory.Snapshot()
+	f.write(Delete, key("pods", "b/1"))
+	f.write(Put, key("nodes", "/n"))
+	now := f.memory.Snapshot()
+	for _, c := range []struct {
+		what, got, want string
+	}{
+		{"all, before", names(before.List("pods", "")), "a/1 a/2 a/3 b/1 b/2 c/1"},
+		{"all, now", names(now.List("pods", "")), "a/1 a/2 a/3 b/2 c/1"},
+		{"namespace", names(now.List("pods", "a")), "a/1 a/2 a/3"},
+		{"empty namespace", names(now.List("pods", "aa")), ""},
+		{"from a key", names(now.ListFrom("pods", "", key("pods", "a/2"))), "a/3 b/2 c/1"},
+		{"from a key that is gone", names(now.ListFrom("pods", "", key("pods", "b/1"))), "b/2 c/1"},
+		{"namespace from a key", names(now.ListFrom("pods", "a", key("pods", "a/1"))), "a/2 a/3"},
+		{"namespace from a key before it", names(now.ListFrom("pods", "b", key("pods", "a/2"))), "b/2"},
+		{"namespace from a key past it", names(now.ListFrom("pods", "a", key("pods", "b/2"))), ""},
+		{"cluster scoped", names(now.List("nodes", "")), "/n"},
+		{"unknown resource", names(now.List("unknown", "")), ""},
+		{"zero snapshot", names(Snapshot{}.List("pods", "")), ""},
+	} {
+		if c.got != c.want {
+			t.Errorf("%s: got %q, want %q", c.what, c.got, c.want)
+		}
+	}
+	if before.Len("pods") != 6 || now.Len("pods") != 5 || now.Revision() != 8 || now.Get(key("pods", "b/1")) != nil {
+		t.Errorf("lengths %d %d, revision %d", before.Len("pods"), now.Len("pods"), now.Revision())
+	}
+}
+
+func TestWatchFromRevision(t *testing.T) {
+	f := feed{memory: NewMemory(100), revision: 100}
+	for i := range 10 {
+		f.write(Put, key([]string{"pods", "nodes"}[i%2], fmt.Sprint("ns/", i)))
+	}
+	f.memory.Compact(103)
+	for _, c := range []struct {
+		resource string
+		after    int64
+		want     string
+	}{
+		{"pods", 103, "105 107 109"},
+		{"pods", 105, "107 109"},
+		{"nodes", 105, "106 108 110"},
+		{"pods", 102, "revision compacted"},
+		{"other", 102, "revision compacted"},
+		{"pods", 111, "revision not reached"},
+	} {
+		if got := drain(f.memory, c.resource, c.after); got != c.want {
+			t.Errorf("watch %s after %d: got %q, want %q", c.resource, c.after, got, c.want)
+		}
+	}
+	if got := f.memory.Compacted(); got != 103 {
+		t.Errorf("compacted %d", got)
+	}
+}
+
+// drain reads what a new cursor has at once.
+func drain(m *Memory, resource string, after int64) string {
+	w, err := m.Watch(resource, after)
+	if err != nil {
+		return err.Error()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	var got []string
+	for {
+		events, _, err := w.Next(ctx)
+		if err != nil {
+			return strings.Join(got, " ")
+		}
+		for _, e := range events {
+			got = append(got, fmt.Sprint(e.Item.Revision))
+		}
+	}
+}
+
+func TestWatchWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := feed{memory: NewMemory(0)}
+		w, err := f.memory.Watch("pods", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-w.Pending():
+			t.Fatal("pending with nothing to read")
+		default:
+		}
+		got := make(chan string)
+		go func() {
+			for {
+				events, revision, err := w.Next(t.Context())
+				got <- fmt.Sprintf("%d events, at %d, %v", len(events), revision, err)
+				if err != nil {
+					return
+				}
+			}
+		}()
+		synctest.Wait()
+		f.write(Put, key("nodes", "/n")) // other resources wake nobody
+		synctest.Wait()
+		f.write(Put, key("pods", "a/1"))
+		if g := <-got; g != "1 events, at 2, <nil>" {
+			t.Error(g)
+		}
+		f.memory.Close()
+		if g := <-got; g != "0 events, at 2, store closed" {
+			t.Error(g)
+		}
+	})
+}
+
+func TestBookmarkRevisionMovesWithOtherResources(t *testing.T) {
+	f := feed{memory: NewMemory(0)}
+	w, _ := f.memory.Watch("pods", 0)
+	f.write(Put, key("nodes", "/n"))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, revision, err := w.Next(ctx); revision != 1 || !errors.Is(err, context.Canceled) {
+		t.Errorf("at %d, %v", revision, err)
+	}
+}
+
+func TestSlowWatcherIsToldToListAgain(t *testing.T) {
+	f := feed{memory: NewMemory(0)}
+	slow, _ := f.memory.Watch("pods", 0)
+	quick, _ := f.memory.Watch("pods", 0)
+	for range ringEvents + 1 {
+		f.write(Put, key("pods", "a/1"))
+		if events, _, err := quick.Next(t.Context()); len(events) != 1 || err != nil {
+			t.Fatalf("%d events, %v", len(events), err)
+		}
+	}
+	if _, _, err := slow.Next(t.Context()); !errors.Is(err, ErrCompacted) {
+		t.Errorf("got %v", err)
+	}
+	if got := f.memory.Compacted(); got != 1 {
+		t.Errorf("compacted %d", got)
+	}
+}
+
+func TestRingIsBoundedByBytes(t *testing.T) {
+	m := NewMemory(0)
+	for i := range int64(100) {
+		m.Publish(i+1, []Event{{Item: &Item{Key: key("secrets", "a/1"), Revision: i + 1, Size: 1 << 20}}})
+	}
+	if events, floor := m.History("secrets", 0); len(events) != ringBytes>>20 || floor != 100-ringBytes>>20 {
+		t.Errorf("%d events, floor %d", len(events), floor)
+	}
+	m.Compact(100)
+	if events, _ := m.History("secrets", 0); len(events) != 0 {
+		t.Errorf("%d events after compaction", len(events))
+	}
+}
+
+// A reader that takes a snapshot and watches from its revision sees every change exactly once, whatever the writer does meanwhile.
+func TestSnapshotAndWatchNeverRace(t *testing.T) {
+	f := feed{memory: NewMemory(0)}
+	const writes = 2000
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for last := int64(0); last < writes; {
+				s := f.memory.Snapshot()
+				if s.Revision() < last {
+					t.Errorf("snapshot went back from %d to %d", last, s.Revision())
+				}
+				w, err := f.memory.Watch("pods", s.Revision())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				last = s.Revision()
+				for range min(3, writes-last) {
+					events, revision, err := w.Next(t.Context())
+					if err != nil || events[0].Item.Revision != last+1 {
+						t.Errorf("after %d: %v %v", last, events, err)
+						return
+					}
+					if now := f.memory.Snapshot().Revision(); now < revision {
+						t.Errorf("event %d is ahead of the snapshot %d", revision, now)
+					}
+					last = revision
+					if last == writes {
+						return
+					}
+				}
+			}
+		})
+	}
+	for i := range writes {
+		f.write(Put, key("pods", fmt.Sprint("ns/", i%50)))
+	}
+	readers.Wait()
+}
+
+func TestMirrorShowsOnlyDifferencesAfterReset(t *testing.T) {
+	m := NewMemory(0)
+	pod := func(name, uid, version string) (Key, Object) {
+		return Key{"pods", "a", name}, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name, UID: types.UID(uid), ResourceVersion: version}}
+	}
+	for _, name := range []string{"same", "changed", "gone", "replaced"} {
+		k, o := pod(name, name, "7")
+		m.Mirror(Put, k, o, 0)
+	}
+	k, o := pod("never", "x", "7")
+	m.Mirror(Delete, k, o, 0)
+	w, err := m.Watch("pods", m.Snapshot().Revision())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Reset("pods", func(yield func(Key, Object) bool) {
+		_ = yield(pod("same", "same", "7")) && yield(pod("changed", "changed", "9")) && yield(pod("replaced", "other", "8")) && yield(pod("new", "new", "9"))
+	})
+	events, revision, err := w.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range events {
+		got = append(got, fmt.Sprint(e.Item.Key.Name, e.Type, e.Prev != nil))
+	}
+	slices.Sort(got)
+	if s := strings.Join(got, " "); s != "changed0true gone1true new0false replaced0false replaced1true" {
+		t.Error(s)
+	}
+	if revision != m.Snapshot().Revision() || names(m.Snapshot().List("pods", "")) != "a/changed a/new a/replaced a/same" {
+		t.Errorf("at %d of %d: %s", revision, m.Snapshot().Revision(), names(m.Snapshot().List("pods", "")))
+	}
+}
+
+func TestEncodingIsMadeOnce(t *testing.T) {
+	var item Item
+	var wait sync.WaitGroup
+	seen := make([][]byte, 16)
+	for i := range seen {
+		wait.Go(func() {
+			b, err := item.Encoding(uint8(i%2), func() ([]byte, error) { return []byte{byte(i)}, nil })
+			if err != nil {
+				t.Error(err)
+			}
+			seen[i] = b
+		})
+	}
+	wait.Wait()
+	for i := range seen {
+		if &seen[i][0] != &seen[i%2][0] {
+			t.Errorf("encodings %d and %d differ", i, i%2)
+		}
+	}
+	if _, err := item.Encoding(9, func() ([]byte, error) { return nil, errors.New("no") }); err == nil {
+		t.Error("error swallowed")
+	}
+	if b, err := item.Encoding(9, func() ([]byte, error) { return []byte("yes"), nil }); err != nil || string(b) != "yes" {
+		t.Error("error kept")
+	}
+}
+
+func BenchmarkPublish(b *testing.B) {
+	f := feed{memory: NewMemory(0)}
+	for i := range 10000 {
+		f.write(Put, key("pods", fmt.Sprint("ns/", i)))
+	}
+	k := key("pods", "ns/5000")
+	b.ReportAllocs()
+	for b.Loop() {
+		f.write(Put, k)
+	}
+}
+
+func BenchmarkGet(b *testing.B) {
+	f := feed{memory: NewMemory(0)}
+	for i := range 10000 {
+		f.write(Put, key("pods", fmt.Sprint("ns/", i)))
+	}
+	k := key("pods", "ns/5000")
+	b.ReportAllocs()
+	for b.Loop() {
+		if f.memory.Snapshot().Get(k) == nil {
+			b.Fatal("missing")
+		}
+	}
+}
+
+// BenchmarkFanOut publishes to 200 watchers; events/s counts what they read.
+func BenchmarkFanOut(b *testing.B) {
+	f := feed{memory: NewMemory(0)}
+	const watchers = 200
+	var done sync.WaitGroup
+	for range watchers {
+		w, err := f.memory.Watch("pods", 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		done.Go(func() {
+			for n := 0; n < b.N; {
+				events, _, err := w.Next(b.Context())
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				n += len(events)
+			}
+		})
+	}
+	b.ResetTimer()
+	for range b.N {
+		f.write(Put, key("pods", "ns/1"))
+		if f.revision%1000 == 0 {
+			// Stay within the ring: the benchmark is of the fan-out, not of falling behind.
+			w, _ := f.memory.Watch("pods", f.revision-1)
+			_, _, _ = w.Next(b.Context())
+		}
+	}
+	done.Wait()
+	b.ReportMetric(float64(b.N)*watchers/b.Elapsed().Seconds(), "events/s")
+}
