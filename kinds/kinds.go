@@ -119,6 +119,9 @@ type Subresource struct {
 	Verbs []string
 	// NewBody returns an empty Body for subresources with a body of their own; nil otherwise.
 	NewBody func() Object
+	// DefaultBody and ValidateBody are Default and Validate for a body of its own; nil means nothing to do.
+	DefaultBody  func(obj Object)
+	ValidateBody func(obj Object) field.ErrorList
 	// PrepareUpdate carries over from old all that this subresource may not change. nil marks a subresource with
 	// behaviour of its own.
 	PrepareUpdate  func(obj, old Object)
