@@ -271,10 +271,10 @@ func TestMirrorShowsOnlyDifferencesAfterReset(t *testing.T) {
 	}
 	var got []string
 	for _, e := range events {
-		got = append(got, fmt.Sprint(e.Item.Key.Name, e.Type, e.Prev != nil))
+		got = append(got, fmt.Sprintf("%s:%d:%t", e.Item.Key.Name, e.Type, e.Prev != nil))
 	}
 	slices.Sort(got)
-	if s := strings.Join(got, " "); s != "changed0true gone1true new0false replaced0false replaced1true" {
+	if s := strings.Join(got, " "); s != "changed:0:true gone:1:true new:0:false replaced:0:false replaced:1:true" {
 		t.Error(s)
 	}
 	if revision != m.Snapshot().Revision() || names(m.Snapshot().List("pods", "")) != "a/changed a/new a/replaced a/same" {
