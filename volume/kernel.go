@@ -1,0 +1,116 @@
+package volume
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mounts makes and undoes mounts of this mount namespace.
+type Mounts interface {
+	// IsMount says whether path is a mount point.
+	IsMount(path string) (bool, error)
+	// Below lists the mount points at and under dir, in order of mounting.
+	Below(dir string) ([]string, error)
+	// Tmpfs mounts a tmpfs with the options of mount(8).
+	Tmpfs(dir, options string) error
+	// Bind mounts what the open file is at target. readOnly does not go down into mounts below.
+	Bind(source *os.File, target string, readOnly bool) error
+	// Unmount undoes the mount at path; a busy one is detached and goes once it is no longer used.
+	Unmount(path string) error
+}
+
+// Kernel is the real thing. It needs CAP_SYS_ADMIN.
+type Kernel struct{}
+
+var _ Mounts = Kernel{}
+
+// IsMount asks the kernel for the mount's root attribute, which also sees bind mounts on one file system.
+func (Kernel) IsMount(path string) (bool, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
+	if err != nil {
+		return false, fmt.Errorf("statx %s: %w", path, err)
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// Below reads /proc/self/mountinfo.
+func (Kernel) Below(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		at := unescape(fields[4])
+		if at == dir || strings.HasPrefix(at, dir+"/") {
+			out = append(out, at)
+		}
+	}
+	return out, lines.Err()
+}
+
+// unescape undoes the kernel's octal escapes of blanks and backslashes.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// Tmpfs implements Mounts.
+func (Kernel) Tmpfs(dir, options string) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
+		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
+	}
+	return nil
+}
+
+// Bind implements Mounts. The source is named by its descriptor, so nobody can swap it for a link in between.
+func (Kernel) Bind(source *os.File, target string, readOnly bool) error {
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source.Fd()), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s at %s: %w", source.Name(), target, err)
+	}
+	if !readOnly {
+		return nil
+	}
+	if err := unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		return fmt.Errorf("make %s read-only: %w", target, err)
+	}
+	return nil
+}
+
+// Unmount implements Mounts.
+func (Kernel) Unmount(path string) error {
+	err := unix.Unmount(path, unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EBUSY) {
+		err = unix.Unmount(path, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH)
+	}
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
