@@ -107,7 +107,7 @@ func (r *Recorder) Record(ref *corev1.ObjectReference, eventType, reason, messag
 		namespace = metav1.NamespaceDefault
 	}
 	event := &corev1.Event{
-		ObjectMeta:          metav1.ObjectMeta{Namespace: namespace, Name: fmt.Sprintf("%s.%x", ref.Name, now.UnixNano())},
+		ObjectMeta:          metav1.ObjectMeta{Namespace: namespace, Name: eventName(ref.Name, now.UnixNano())},
 		InvolvedObject:      *ref,
 		Type:                eventType,
 		Reason:              reason,
@@ -183,9 +183,20 @@ func (r *Recorder) write(event *corev1.Event, count int32, known *seen) error {
 			return err
 		}
 	}
-	_, err := Create(ctx, r.c, event)
+	stamp := event.FirstTimestamp.UnixNano()
+	_, err := Create(ctx, r.c, event.DeepCopy())
+	for apierrors.IsAlreadyExists(err) {
+		// Another event about an object of that name at the very same time.
+		stamp++
+		event.Name = eventName(event.InvolvedObject.Name, stamp)
+		known.name = event.Name
+		_, err = Create(ctx, r.c, event.DeepCopy())
+	}
 	return err
 }
+
+// eventName names an event for its object and the time in nanoseconds, as upstream does.
+func eventName(object string, stamp int64) string { return fmt.Sprintf("%s.%x", object, stamp) }
 
 // correlate decides what becomes of an event: 0 drops it, 1 creates it, more counts up the one known. The caller holds mu.
 func (s *recorderState) correlate(e *corev1.Event) (int32, *seen) {
