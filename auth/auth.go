@@ -2,7 +2,11 @@
 // auth/pki holds the certificate authority. apiserver asks the questions; admission, apiserver and daemon may import it.
 package auth
 
-import "context"
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/fields"
+)
 
 // User is an authenticated identity. Immutable once made.
 type User struct {
@@ -50,6 +54,8 @@ type Attributes struct {
 	Subresource string
 	Namespace   string
 	Name        string
+	// FieldSelector is what a list, watch or deletecollection asks for; nil for none.
+	FieldSelector fields.Selector
 	// Path is the URL's path, what non-resource rules match.
 	Path string
 }
