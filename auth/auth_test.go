@@ -1,7 +1,7 @@
 package auth
 
 import (
-	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -37,7 +37,10 @@ func newWorld(t testing.TB, objects ...store.Object) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.authenticator = NewAuthenticator(w.store, authority.Pool(), w.tokens, slog.New(slog.DiscardHandler))
+	w.authenticator = NewAuthenticator(AuthenticatorOptions{
+		Reader: w.store, Roots: authority.Pool(), Tokens: w.tokens, Authorizer: w.policy,
+		Target: func(r *http.Request) Attributes { return *can(nil, r.Method+" pods ns") },
+	})
 	w.put(objects...)
 	return w
 }

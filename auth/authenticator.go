@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -21,28 +20,52 @@ var ErrUnauthorized = errors.New("unauthorized")
 // verifiedLimit bounds each generation of the caches of verified certificates and tokens: at about 1 kB an entry, 8 MB at the most.
 const verifiedLimit = 2048
 
-// Authenticator says who a request comes from. Safe for concurrent use.
-type Authenticator struct {
-	reader       store.Reader
-	certificates certificates
-	tokens       *Tokens
-	log          *slog.Logger
+// AuthenticatorOptions are what an Authenticator needs; all but Logger are required.
+type AuthenticatorOptions struct {
+	Reader store.Reader
+	// Roots verify client certificates.
+	Roots  *x509.CertPool
+	Tokens *Tokens
+	// Authorizer says who may impersonate whom.
+	Authorizer Authorizer
+	// Target returns what a request wants to do, for rules that allow impersonation only for some requests.
+	Target func(*http.Request) Attributes
+	// Logger gets the reasons of refusals at debug level; nil discards.
+	Logger *slog.Logger
 }
 
-// NewAuthenticator returns an authenticator of client certificates under roots, of service-account tokens, and of the bootstrap tokens
-// that the store holds. Requests without credentials are anonymous.
-func NewAuthenticator(reader store.Reader, roots *x509.CertPool, tokens *Tokens, log *slog.Logger) *Authenticator {
+// Authenticator says who a request comes from. Safe for concurrent use.
+type Authenticator struct {
+	AuthenticatorOptions
+	certificates certificates
+}
+
+// NewAuthenticator returns an authenticator of client certificates, of service-account tokens, and of the bootstrap tokens that the
+// store holds. Requests without credentials are anonymous.
+func NewAuthenticator(o AuthenticatorOptions) *Authenticator {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	return &Authenticator{
-		reader:       reader,
-		certificates: certificates{roots: roots, verified: newCache[[sha256.Size]byte, verifiedCert](verifiedLimit)},
-		tokens:       tokens,
-		log:          log,
+		AuthenticatorOptions: o,
+		certificates:         certificates{roots: o.Roots, verified: newCache[[sha256.Size]byte, verifiedCert](verifiedLimit)},
 	}
 }
 
-// Authenticate returns the user of a request, or ErrUnauthorized. It takes the bearer token out of the request's headers, so that nothing
-// further on can log it or send it along.
+// Authenticate returns the user of a request, the one that it asks to impersonate if it may. The error is ErrUnauthorized, or a
+// Status error of a refused impersonation. It takes credentials and impersonation out of the request's headers, so that
+// nothing further on can log them or send them along.
 func (a *Authenticator) Authenticate(r *http.Request) (*User, error) {
+	user, err := a.identify(r)
+	if err != nil {
+		a.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request refused", slog.Any("error", err))
+		return nil, ErrUnauthorized
+	}
+	return a.impersonate(user, r)
+}
+
+// identify goes by what a request shows: a certificate first, then a token.
+func (a *Authenticator) identify(r *http.Request) (*User, error) {
 	var refused error
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		user, err := a.certificates.authenticate(r.TLS.PeerCertificates, time.Now())
@@ -59,8 +82,7 @@ func (a *Authenticator) Authenticate(r *http.Request) (*User, error) {
 		refused = err
 	}
 	if refused != nil {
-		a.log.LogAttrs(context.Background(), slog.LevelDebug, "request refused", slog.Any("error", refused))
-		return nil, ErrUnauthorized
+		return nil, refused
 	}
 	return &User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}, nil
 }
@@ -68,9 +90,9 @@ func (a *Authenticator) Authenticate(r *http.Request) (*User, error) {
 // authenticateToken accepts tokens of service accounts and bootstrap tokens. audiences are those that the token must be for
 // one of, nil for the API server's own; it returns those that match.
 func (a *Authenticator) authenticateToken(token string, audiences []string) (*User, []string, error) {
-	if user, ok := bootstrapUser(a.reader.Snapshot(), token, time.Now()); ok {
-		own := a.tokens.audiences
-		if audiences == nil {
+	if user, ok := bootstrapUser(a.Reader.Snapshot(), token, time.Now()); ok {
+		own := a.Tokens.audiences
+		if len(audiences) == 0 {
 			return user, own, nil
 		}
 		if both := intersect(audiences, own); len(both) > 0 {
@@ -78,7 +100,7 @@ func (a *Authenticator) authenticateToken(token string, audiences []string) (*Us
 		}
 		return nil, nil, errInvalidBearer
 	}
-	return a.tokens.authenticate(token, audiences, time.Now())
+	return a.Tokens.authenticate(token, audiences, time.Now())
 }
 
 // webSocketBearer prefixes a token in the list of WebSocket protocols, as browsers cannot set other headers.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -25,6 +26,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 	"github.com/kebernetes/kebernetes/auth/pki"
+	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -32,11 +34,23 @@ const issuer = "https://kubernetes.default.svc"
 
 func (w *world) token(namespace, name string, spec authenticationv1.TokenRequestSpec) string {
 	w.t.Helper()
-	out, err := w.tokens.Request(namespace, name, &authenticationv1.TokenRequest{Spec: spec}, time.Now())
-	if err != nil {
+	req := &authenticationv1.TokenRequest{Spec: spec}
+	if err := w.issue(namespace, name, req); err != nil {
 		w.t.Fatal(err)
 	}
-	return out.Status.Token
+	return req.Status.Token
+}
+
+// issue looks up account and bound object as the API server does.
+func (w *world) issue(namespace, name string, req *authenticationv1.TokenRequest) error {
+	var bound kinds.Object
+	s := w.store.Snapshot()
+	if ref := req.Spec.BoundObjectRef; ref != nil {
+		if item := s.Get(store.Key{Resource: boundResources[ref.Kind], Namespace: namespace, Name: ref.Name}); item != nil {
+			bound = item.Object
+		}
+	}
+	return w.tokens.Issue(w.t.Context(), s.Get(store.Key{Resource: "serviceaccounts", Namespace: namespace, Name: name}).Object, bound, req)
 }
 
 func payload(t *testing.T, token string) map[string]any {
@@ -95,20 +109,18 @@ func TestTokenRequestRefusals(t *testing.T) {
 		return authenticationv1.TokenRequestSpec{ExpirationSeconds: &s}
 	}
 	for _, tc := range []struct {
-		account string
 		spec    authenticationv1.TokenRequestSpec
 		code    int32
 		message string
 	}{
-		{"none", authenticationv1.TokenRequestSpec{}, 404, `serviceaccounts "none" not found`},
-		{"sa", life(5), 422, `TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes`},
-		{"sa", life(1<<32 + 1), 422, `TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds`},
-		{"sa", ref("v1", "Pod", "none", ""), 404, `pods "none" not found`},
-		{"sa", ref("v1", "Pod", "p", ""), 400, `cannot bind token for serviceaccount "sa" to pod running with different serviceaccount name.`},
-		{"sa", ref("v1", "Pod", "mine", "x"), 409, `Operation cannot be fulfilled on Pod "mine": the UID in the bound object reference (uid-of-x) does not match the UID in record. The object might have been deleted and then recreated`},
-		{"sa", ref("apps/v1", "Deployment", "d", ""), 400, `cannot bind token to object of type apps/v1, Kind=Deployment`},
+		{life(5), 422, `TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes`},
+		{life(1<<32 + 1), 422, `TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 4294967297: may not specify a duration larger than 2^32 seconds`},
+		{ref("v1", "Pod", "none", ""), 404, `pods "none" not found`},
+		{ref("v1", "Pod", "p", ""), 400, `cannot bind token for serviceaccount "sa" to pod running with different serviceaccount name.`},
+		{ref("v1", "Pod", "mine", "x"), 409, `Operation cannot be fulfilled on Pod "mine": the UID in the bound object reference (uid-of-x) does not match the UID in record. The object might have been deleted and then recreated`},
+		{ref("apps/v1", "Deployment", "d", ""), 400, `cannot bind token to object of type apps/v1, Kind=Deployment`},
 	} {
-		_, err := w.tokens.Request("ns", tc.account, &authenticationv1.TokenRequest{Spec: tc.spec}, time.Now())
+		err := w.issue("ns", "sa", &authenticationv1.TokenRequest{Spec: tc.spec})
 		var status *apierrors.StatusError
 		if !errors.As(err, &status) || status.ErrStatus.Code != tc.code || status.ErrStatus.Message != tc.message {
 			t.Errorf("got %v, want %d %s", err, tc.code, tc.message)
@@ -178,35 +190,33 @@ func TestForeignTokens(t *testing.T) {
 	}
 }
 
-func TestReviewToken(t *testing.T) {
+func TestReview(t *testing.T) {
 	w := newWorld(t, account("ns", "sa"))
 	token := w.token("ns", "sa", authenticationv1.TokenRequestSpec{Audiences: []string{"vault", issuer}})
 	for _, tc := range []struct {
-		spec authenticationv1.TokenReviewSpec
-		want string
+		token     string
+		audiences []string
+		want      string
 	}{
-		{authenticationv1.TokenReviewSpec{Token: token}, `{"authenticated":true,"user":{"username":"system:serviceaccount:ns:sa","uid":"uid-of-sa",` +
-			`"groups":["system:serviceaccounts","system:serviceaccounts:ns","system:authenticated"]},"audiences":["https://kubernetes.default.svc"]}`},
-		{authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{"x", "vault"}}, `"audiences":["vault"]`},
-		{authenticationv1.TokenReviewSpec{Token: "nonsense"}, `{"user":{},"error":"invalid bearer token"}`},
-		{authenticationv1.TokenReviewSpec{Token: token, Audiences: []string{"x"}},
-			`{"user":{},"error":"[invalid bearer token, token audiences [\"vault\" \"https://kubernetes.default.svc\"] is invalid for the target audiences [\"x\"]]"}`},
+		{token, nil, "system:serviceaccount:ns:sa uid-of-sa [https://kubernetes.default.svc]"},
+		{token, []string{"x", "vault"}, "system:serviceaccount:ns:sa uid-of-sa [vault]"},
+		{"nonsense", nil, "invalid bearer token"},
+		{token, []string{"x"}, `[invalid bearer token, token audiences ["vault" "https://kubernetes.default.svc"] is invalid for the target audiences ["x"]]`},
 	} {
-		review := &authenticationv1.TokenReview{Spec: tc.spec}
-		if err := w.authenticator.ReviewToken(review); err != nil {
-			t.Fatal(err)
+		u, audiences, err := w.authenticator.Review(t.Context(), tc.token, tc.audiences)
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else {
+			got = fmt.Sprint(u.Name, " ", u.UID, " ", audiences)
+			info := UserInfo(u)
+			if id := info.Extra[ExtraCredentialID]; len(id) != 1 || !strings.HasPrefix(id[0], "JTI=") {
+				t.Errorf("credential id %v", id)
+			}
 		}
-		if id := review.Status.User.Extra[ExtraCredentialID]; review.Status.Authenticated && (len(id) != 1 || !strings.HasPrefix(id[0], "JTI=")) {
-			t.Errorf("credential id %v", id)
-		}
-		delete(review.Status.User.Extra, ExtraCredentialID)
-		got, _ := json.Marshal(review.Status)
-		if !strings.Contains(string(got), tc.want) {
+		if got != tc.want {
 			t.Errorf("got %s, want %s", got, tc.want)
 		}
-	}
-	if err := w.authenticator.ReviewToken(&authenticationv1.TokenReview{}); !apierrors.IsBadRequest(err) {
-		t.Errorf("no token: %v", err)
 	}
 }
 
@@ -234,7 +244,7 @@ func TestAuthenticate(t *testing.T) {
 	expired.Name, expired.Data["token-id"], expired.Data["expiration"] = "bootstrap-token-expire", []byte("expire"), []byte("2020-01-01T00:00:00Z")
 	w, foreign := newWorld(t, account("ns", "sa"), secret, expired), newWorld(t)
 	var logged bytes.Buffer
-	w.authenticator.log = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	w.authenticator.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))
 
 	admin, err := w.authority.Client("admin", []string{GroupMasters}, time.Hour)
 	adminTLS := clientCert(t, admin, err)
@@ -345,7 +355,8 @@ func TestImpersonate(t *testing.T) {
 					h.Add("Impersonate-"+key, value)
 				}
 			}
-			u, err := Impersonate(w.policy, tc.as, h, tc.target)
+			w.authenticator.Target = func(*http.Request) Attributes { return *tc.target }
+			u, err := w.authenticator.impersonate(tc.as, &http.Request{Header: h})
 			got := ""
 			if err != nil {
 				got = err.Error()
@@ -368,44 +379,24 @@ func fmtUser(u *User) string {
 	return "[" + strings.Join(u.Groups, " ") + "] " + u.UID + " " + text
 }
 
-func TestReviewAccess(t *testing.T) {
-	w := newWorld(t, readerRole()...)
-	resource := &authorizationv1.ResourceAttributes{Namespace: "ns", Verb: "get", Resource: "configmaps"}
-	path := &authorizationv1.NonResourceAttributes{Path: "/", Verb: "get"}
-	review := func(user string, r *authorizationv1.ResourceAttributes, n *authorizationv1.NonResourceAttributes) authorizationv1.SubjectAccessReviewSpec {
-		return authorizationv1.SubjectAccessReviewSpec{User: user, ResourceAttributes: r, NonResourceAttributes: n}
-	}
-	for _, tc := range []struct {
-		local string
-		spec  authorizationv1.SubjectAccessReviewSpec
-		want  string
-	}{
-		{"", review("ann", resource, nil), `RBAC: allowed by RoleBinding "b/ns" of Role "reader" to User "ann"`},
-		{"", review("bob", resource, nil), ""},
-		{"", review("", resource, nil), `.authorization.k8s.io "" is invalid: spec.user: Invalid value: "": at least one of user or group must be specified`},
-		{"", review("u", nil, nil), `.authorization.k8s.io "" is invalid: spec: Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified`},
-		{"", review("u", resource, path), `.authorization.k8s.io "" is invalid: spec: Invalid value: {"Path":"/","Verb":"get"}: exactly one of nonResourceAttributes or resourceAttributes must be specified`},
-		{"ns", review("ann", resource, nil), `RBAC: allowed by RoleBinding "b/ns" of Role "reader" to User "ann"`},
-		{"default", review("ann", resource, nil), `.authorization.k8s.io "" is invalid: spec.resourceAttributes.namespace: Invalid value: "ns": must match metadata.namespace`},
-		{"ns", review("ann", nil, path), `.authorization.k8s.io "" is invalid: spec.nonResourceAttributes: Invalid value: {"Path":"/","Verb":"get"}: disallowed on this kind of request`},
-	} {
-		var err error
-		var status authorizationv1.SubjectAccessReviewStatus
-		if tc.local != "" {
-			r := &authorizationv1.LocalSubjectAccessReview{Spec: tc.spec}
-			err = ReviewLocalAccess(w.policy, tc.local, r)
-			status = r.Status
-		} else {
-			r := &authorizationv1.SubjectAccessReview{Spec: tc.spec}
-			err = ReviewAccess(w.policy, r)
-			status = r.Status
-		}
-		got := status.Reason
-		if err != nil {
-			got = err.Error()
-		}
-		if got != tc.want || status.Allowed != (err == nil && tc.want != "") {
-			t.Errorf("got  %v %s\nwant %s", status.Allowed, got, tc.want)
+func TestReviewedAttributes(t *testing.T) {
+	node := authorizationv1.SubjectAccessReviewSpec{User: "system:node:n", Groups: []string{GroupNodes},
+		ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "list", Resource: "pods", FieldSelector: &authorizationv1.FieldSelectorAttributes{
+			Requirements: []metav1.FieldSelectorRequirement{{Key: "spec.nodeName", Operator: "In", Values: []string{"n"}}}}}}
+	raw := *node.DeepCopy()
+	raw.ResourceAttributes.FieldSelector = &authorizationv1.FieldSelectorAttributes{RawSelector: "spec.nodeName=n"}
+	bare := *node.DeepCopy()
+	bare.ResourceAttributes.FieldSelector = nil
+	path := authorizationv1.SubjectAccessReviewSpec{User: "x", Groups: []string{GroupAuthenticated},
+		NonResourceAttributes: &authorizationv1.NonResourceAttributes{Verb: "get", Path: "/version"}}
+	w := newWorld(t, bootstrapObjects()...)
+	for name, tc := range map[string]struct {
+		spec authorizationv1.SubjectAccessReviewSpec
+		want bool
+	}{"requirements": {node, true}, "raw": {raw, true}, "no selector": {bare, false}, "path": {path, true}} {
+		allowed, _ := w.policy.Authorize(ReviewedAttributes(ReviewedUser(&tc.spec), tc.spec.ResourceAttributes, tc.spec.NonResourceAttributes))
+		if allowed != tc.want {
+			t.Errorf("%s: %v", name, allowed)
 		}
 	}
 }

@@ -19,52 +19,69 @@ const (
 	impersonateExtraPrefix = authenticationv1.ImpersonateUserExtraHeaderPrefix
 )
 
-// Impersonate returns the user that u asks to act as by the headers of a request, and u itself when it asks for nothing. The headers are taken
-// out. target is what the request wants to do, for rules that allow impersonation only for some requests. Errors are
-// API Status errors: 400 for headers that make no sense, 403 when u may not do this.
-func Impersonate(authorizer Authorizer, u *User, h http.Header, target *Attributes) (*User, error) {
-	wanted, err := takeImpersonation(h)
-	if wanted == nil || err != nil {
-		return u, err
+// impersonate returns the user that u asks to act as by the headers of a request, and u itself when it asks for nothing.
+// Errors are API Status errors: 400 for headers that make no sense, 403 when u may not do this.
+func (a *Authenticator) impersonate(u *User, r *http.Request) (*User, error) {
+	wanted, err := takeImpersonation(r.Header)
+	if err != nil {
+		return nil, err
 	}
-	refused := impersonation(u, wanted, "impersonate", "").check(authorizer)
-	if refused != nil && !constrained(authorizer, u, wanted, target) {
-		return nil, refused
+	if wanted == nil {
+		return u, nil
+	}
+	refused := impersonation(u, wanted, "impersonate", "").check(a.Authorizer)
+	if refused != nil {
+		if target := a.Target(r); !constrained(a.Authorizer, u, wanted, &target) {
+			return nil, refused
+		}
 	}
 	return completeImpersonated(wanted), nil
 }
 
 // takeImpersonation reads and removes the headers; nil when there are none.
 func takeImpersonation(h http.Header) (*User, error) {
-	wanted := &User{Name: h.Get(impersonateUser), UID: h.Get(impersonateUID), Groups: slices.Clone(h.Values(impersonateGroup))}
+	var wanted *User
 	for name, values := range h {
-		key, ok := strings.CutPrefix(name, impersonateExtraPrefix)
-		if !ok {
+		if !strings.HasPrefix(name, "Impersonate-") {
 			continue
 		}
-		if unescaped, err := url.PathUnescape(strings.ToLower(key)); err == nil {
-			key = unescaped
+		if wanted == nil {
+			wanted = &User{}
 		}
-		if wanted.Extra == nil {
-			wanted.Extra = map[string][]string{}
+		switch key, isExtra := strings.CutPrefix(name, impersonateExtraPrefix); {
+		case name == impersonateUser:
+			wanted.Name = values[0]
+		case name == impersonateGroup:
+			wanted.Groups = values
+		case name == impersonateUID:
+			wanted.UID = values[0]
+		case isExtra:
+			if wanted.Extra == nil {
+				wanted.Extra = map[string][]string{}
+			}
+			key = extraKey(key)
+			wanted.Extra[key] = append(wanted.Extra[key], values...)
 		}
-		wanted.Extra[strings.ToLower(key)] = append(wanted.Extra[strings.ToLower(key)], values...)
+		delete(h, name)
 	}
-	any := wanted.Name != "" || wanted.UID != "" || len(wanted.Groups) > 0 || len(wanted.Extra) > 0
-	for name := range h {
-		if name == impersonateUser || name == impersonateGroup || strings.EqualFold(name, impersonateUID) || strings.HasPrefix(name, impersonateExtraPrefix) {
-			h.Del(name)
-		}
-	}
-	switch {
-	case !any:
+	if wanted == nil || (wanted.Name == "" && wanted.UID == "" && len(wanted.Groups)+len(wanted.Extra) == 0) {
 		return nil, nil
-	case wanted.Name == "":
+	}
+	if wanted.Name == "" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf(
 			"requested &user.DefaultInfo{Name:%q, UID:%q, Groups:%#v, Extra:%#v} without impersonating a user name",
 			wanted.Name, wanted.UID, wanted.Groups, wanted.Extra))
 	}
 	return wanted, nil
+}
+
+// extraKey is in lower case, as header names have no case, and may be escaped as in URLs.
+func extraKey(header string) string {
+	key := strings.ToLower(header)
+	if unescaped, err := url.PathUnescape(key); err == nil {
+		return strings.ToLower(unescaped)
+	}
+	return key
 }
 
 // completeImpersonated adds the groups that the user would have had after logging in.

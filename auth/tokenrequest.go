@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/go-jose/go-jose/v4/jwt"
+	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -30,47 +32,14 @@ const (
 	maxTokenSeconds     = 1 << 32
 )
 
-// Request answers a TokenRequest for a service account: it fills in the defaults, checks the request and what it is bound to, and signs
-// the token. Errors are API Status errors with upstream's texts. req is not changed.
-func (t *Tokens) Request(namespace, name string, req *authenticationv1.TokenRequest, now time.Time) (*authenticationv1.TokenRequest, error) {
-	snapshot := t.reader.Snapshot()
-	item := snapshot.Get(store.Key{Resource: "serviceaccounts", Namespace: namespace, Name: name})
-	if item == nil {
-		return nil, apierrors.NewNotFound(corev1.Resource("serviceaccounts"), name)
-	}
-	sa := item.Object.(*corev1.ServiceAccount)
-	out := req.DeepCopy()
-	if err := t.defaultRequest(out, sa, now); err != nil {
-		return nil, err
-	}
-	if err := validateTokenRequest(out); err != nil {
-		return nil, err
-	}
-	bound, err := bind(snapshot, sa, out.Spec.BoundObjectRef)
-	if err != nil {
-		return nil, err
-	}
-	expires := now.Add(time.Duration(*out.Spec.ExpirationSeconds) * time.Second)
-	signed := expires
-	if bound.Pod != nil && *out.Spec.ExpirationSeconds == ProjectedTokenSeconds && slices.Equal(out.Spec.Audiences, t.audiences) {
-		bound.WarnAfter = jwt.NewNumericDate(expires)
-		signed = now.Add(extendedTokenSeconds * time.Second)
-	}
-	token, err := t.sign(sa, bound, out.Spec.Audiences, string(uuid.NewUUID()), now, signed)
-	if err != nil {
-		return nil, apierrors.NewInternalError(fmt.Errorf("sign token: %w", err))
-	}
-	out.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires.Truncate(time.Second))}
-	return out, nil
+// Issue grants a TokenRequest for an account: it fills in the defaults, checks the lifetime and what the token is to be bound to, signs
+// it and sets the status. bound is the object that req names, nil when it names none or when there is no such object.
+// Errors are API Status errors with upstream's texts.
+func (t *Tokens) Issue(_ context.Context, account, bound kinds.Object, req *authenticationv1.TokenRequest) error {
+	return t.issue(account.(*corev1.ServiceAccount), bound, req, time.Now())
 }
 
-func (t *Tokens) defaultRequest(req *authenticationv1.TokenRequest, sa *corev1.ServiceAccount, now time.Time) error {
-	if (req.Name != "" && req.Name != sa.Name) || (req.Namespace != "" && req.Namespace != sa.Namespace) {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s/%s) does not match the name on the URL (%s/%s)",
-			req.Namespace, req.Name, sa.Namespace, sa.Name))
-	}
-	req.Name, req.Namespace = sa.Name, sa.Namespace
-	req.UID, req.CreationTimestamp = uuid.NewUUID(), metav1.NewTime(now.Truncate(time.Second))
+func (t *Tokens) issue(sa *corev1.ServiceAccount, object kinds.Object, req *authenticationv1.TokenRequest, now time.Time) error {
 	if len(req.Spec.Audiences) == 0 {
 		req.Spec.Audiences = slices.Clone(t.audiences)
 	}
@@ -78,6 +47,24 @@ func (t *Tokens) defaultRequest(req *authenticationv1.TokenRequest, sa *corev1.S
 		seconds := int64(defaultTokenSeconds)
 		req.Spec.ExpirationSeconds = &seconds
 	}
+	if err := validateTokenRequest(req); err != nil {
+		return err
+	}
+	bound, err := t.bind(sa, object, req.Spec.BoundObjectRef)
+	if err != nil {
+		return err
+	}
+	expires := now.Add(time.Duration(*req.Spec.ExpirationSeconds) * time.Second)
+	signed := expires
+	if bound.Pod != nil && *req.Spec.ExpirationSeconds == ProjectedTokenSeconds && slices.Equal(req.Spec.Audiences, t.audiences) {
+		bound.WarnAfter = jwt.NewNumericDate(expires)
+		signed = now.Add(extendedTokenSeconds * time.Second)
+	}
+	token, err := t.sign(sa, bound, req.Spec.Audiences, string(uuid.NewUUID()), now, signed)
+	if err != nil {
+		return apierrors.NewInternalError(fmt.Errorf("sign token: %w", err))
+	}
+	req.Status = authenticationv1.TokenRequestStatus{Token: token, ExpirationTimestamp: metav1.NewTime(expires.Truncate(time.Second))}
 	return nil
 }
 
@@ -96,55 +83,43 @@ func validateTokenRequest(req *authenticationv1.TokenRequest) error {
 	return apierrors.NewInvalid(schema.GroupKind{Group: authenticationv1.GroupName, Kind: "TokenRequest"}, "", errs)
 }
 
+// boundResources, read only, are the kinds of core/v1 that a token can be bound to.
+var boundResources = map[string]string{"Pod": "pods", "Node": "nodes", "Secret": "secrets"}
+
 // bind checks the object that a token shall end with.
-func bind(s store.Snapshot, sa *corev1.ServiceAccount, ref *authenticationv1.BoundObjectReference) (*boundClaims, error) {
+func (t *Tokens) bind(sa *corev1.ServiceAccount, object kinds.Object, ref *authenticationv1.BoundObjectReference) (*boundClaims, error) {
 	bound := &boundClaims{}
 	if ref == nil {
 		return bound, nil
 	}
 	gvk := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
-	if gvk.Group != "" || gvk.Version != "v1" {
+	resource, ok := boundResources[gvk.Kind]
+	if !ok || gvk.Group != "" || gvk.Version != "v1" {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk.String()))
 	}
-	get := func(resource, namespace string) (store.Object, error) {
-		item := s.Get(store.Key{Resource: resource, Namespace: namespace, Name: ref.Name})
-		if item == nil {
-			return nil, apierrors.NewNotFound(corev1.Resource(resource), ref.Name)
-		}
-		return item.Object, sameUID(gvk.Kind, ref, item.Object.GetUID())
+	if object == nil {
+		return nil, apierrors.NewNotFound(corev1.Resource(resource), ref.Name)
 	}
-	switch gvk.Kind {
-	case "Pod":
-		obj, err := get("pods", sa.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		pod := obj.(*corev1.Pod)
-		if pod.Spec.ServiceAccountName != sa.Name {
+	if err := sameUID(gvk.Kind, ref, object.GetUID()); err != nil {
+		return nil, err
+	}
+	switch o := object.(type) {
+	case *corev1.Pod:
+		if o.Spec.ServiceAccountName != sa.Name {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf(
 				"cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", sa.Name))
 		}
-		bound.Pod = refOf(pod)
-		if pod.Spec.NodeName != "" {
-			bound.Node = &boundRef{Name: pod.Spec.NodeName}
-			if node := s.Get(store.Key{Resource: "nodes", Name: pod.Spec.NodeName}); node != nil {
+		bound.Pod = refOf(o)
+		if o.Spec.NodeName != "" {
+			bound.Node = &boundRef{Name: o.Spec.NodeName}
+			if node := t.reader.Snapshot().Get(store.Key{Resource: "nodes", Name: o.Spec.NodeName}); node != nil {
 				bound.Node.UID = string(node.Object.GetUID())
 			}
 		}
-	case "Node":
-		obj, err := get("nodes", "")
-		if err != nil {
-			return nil, err
-		}
-		bound.Node = refOf(obj)
-	case "Secret":
-		obj, err := get("secrets", sa.Namespace)
-		if err != nil {
-			return nil, err
-		}
-		bound.Secret = refOf(obj)
-	default:
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", gvk.String()))
+	case *corev1.Node:
+		bound.Node = refOf(o)
+	case *corev1.Secret:
+		bound.Secret = refOf(o)
 	}
 	return bound, nil
 }

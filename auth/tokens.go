@@ -123,9 +123,9 @@ func keyID(key crypto.PublicKey) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(sum[:]), nil
 }
 
-// authenticate returns the user of a token for one of the audiences (nil: the API server), and which of them the token is for.
+// authenticate returns the user of a token for one of the audiences (none: the API server), and which of them the token is for.
 func (t *Tokens) authenticate(token string, audiences []string, now time.Time) (*User, []string, error) {
-	if audiences == nil {
+	if len(audiences) == 0 {
 		audiences = t.audiences
 	}
 	v, err := t.verify(token)
