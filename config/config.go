@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -230,4 +231,15 @@ func (c Config) DNSAddress() netip.Addr {
 // APIServiceAddress is the address of the Service default/kubernetes: the first of the service range.
 func (c Config) APIServiceAddress() netip.Addr {
 	return netip.MustParsePrefix(c.ServiceCIDR).Addr().Next()
+}
+
+// Merge lays the fields that are set in over onto base.
+func Merge(base, over Config) Config {
+	b, o := reflect.ValueOf(&base).Elem(), reflect.ValueOf(over)
+	for i := range b.NumField() {
+		if !o.Field(i).IsZero() {
+			b.Field(i).Set(o.Field(i))
+		}
+	}
+	return base
 }
