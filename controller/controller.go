@@ -29,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
 // Key names what a Reconcile looks at: usually one object, with Resource left empty where a controller has one kind only.
@@ -42,6 +43,9 @@ type Controller struct {
 	Workers int
 	// Watches are the resources whose events lead to keys.
 	Watches []Watch
+	// Every, when set, is asked for a Watch of each kind of the table, also of those that custom resources add while the
+	// controller runs. With ok false the kind is left out.
+	Every func(k *kinds.Kind) (w Watch, ok bool)
 	// Reconcile brings the world one step closer to what the key's object wants. A positive duration calls it again after
 	// that time, unless an event does so earlier; each answer replaces the one before. An error calls it again after a
 	// back-off that doubles with every failure in a row. It runs on several goroutines, for different keys.
@@ -91,7 +95,7 @@ func (l *Loop) Name() string { return l.controller.Name }
 func (l *Loop) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	f := &feed{client: l.client}
+	f := &feed{client: l.client, every: l.controller.Every}
 	f.queue = newQueue(l.controller.Workers, func(key Key) (time.Duration, error) {
 		return l.reconcile(ctx, f, key)
 	})

@@ -61,7 +61,7 @@ func Orphans(namespace string) string { return "orphans/" + namespace }
 func (x *Index) apply(ev client.Event) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if ev.Prev != nil {
+	if ev.Prev != nil && len(x.items) > 0 {
 		x.groups(ev.Prev.Object, func(group string) { x.remove(group, ev.Prev.Key) })
 	}
 	if ev.Type == client.Delete {

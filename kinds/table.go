@@ -21,6 +21,7 @@ type Table struct {
 	byKind     map[schema.GroupKind]*Kind
 	byType     map[reflect.Type]*Kind
 	scheme     *runtime.Scheme
+	changed    chan struct{}
 }
 
 // NewTable returns a table of the kinds given. It panics when two rows claim one name, which only a programmer can cause.
@@ -30,6 +31,7 @@ func NewTable(rows ...*Kind) *Table {
 		byKind:     map[schema.GroupKind]*Kind{},
 		byType:     map[reflect.Type]*Kind{},
 		scheme:     runtime.NewScheme(),
+		changed:    make(chan struct{}),
 	}
 	metav1.AddToGroupVersion(t.scheme, schema.GroupVersion{Version: "v1"})
 	for _, k := range rows {
@@ -56,6 +58,7 @@ func (t *Table) Add(k *Kind) error {
 	}
 	t.byResource[k.GroupResource()] = k
 	t.byKind[k.GroupKind()] = k
+	t.announce()
 	for i := range k.Versions {
 		v := &k.Versions[i]
 		obj := v.New()
@@ -86,7 +89,22 @@ func (t *Table) Remove(gr schema.GroupResource) {
 	if k := t.byResource[gr]; k != nil {
 		delete(t.byResource, gr)
 		delete(t.byKind, k.GroupKind())
+		t.announce()
 	}
+}
+
+// Changed returns a channel that is closed when a row is next added or removed. Whoever follows the table takes the channel
+// first and reads the rows then.
+func (t *Table) Changed() <-chan struct{} {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.changed
+}
+
+// announce wakes those who follow the table. The caller holds mu.
+func (t *Table) announce() {
+	close(t.changed)
+	t.changed = make(chan struct{})
 }
 
 // Resource returns the row of a group and resource, or nil.
