@@ -41,6 +41,9 @@ const (
 // ErrCompacted is what Watch and Watch.Next return when events are gone and the caller must start again from a snapshot.
 var ErrCompacted = store.ErrCompacted
 
+// ErrClosed is what they return at shutdown.
+var ErrClosed = store.ErrClosed
+
 // Transport carries one user's requests to the API. Objects handed in are owned by the transport from then on; objects
 // returned are shared and must not be changed. Errors are API Status errors (k8s.io/apimachinery/pkg/api/errors).
 type Transport interface {
