@@ -27,10 +27,9 @@ type span struct {
 type history struct {
 	mu    sync.Mutex
 	spans []span
-	// cut is the log's byte count where its tail begins, index the entry before that; live is the size of the last snapshot.
-	cut   int64
-	index uint64
-	live  int64
+	// cut is where the last snapshot cut the log, live how large that is.
+	cut  span
+	live int64
 	// forgotten is the revision up to which expire has told to forget.
 	forgotten int64
 }
@@ -42,7 +41,7 @@ func (h *history) add(now time.Time, revision int64, index uint64, written int64
 	s := span{begin: now, end: now, revision: revision, index: index, written: written}
 	if n := len(h.spans); n > 0 { // always, but for the first
 		last := &h.spans[n-1]
-		start := h.cut
+		start := h.cut.written
 		if n > 1 {
 			start = h.spans[n-2].written
 		}
@@ -59,7 +58,7 @@ func (h *history) add(now time.Time, revision int64, index uint64, written int64
 // due tells whether the tail has outgrown the live data.
 func (h *history) due(written int64) bool {
 	limit := max(snapshotAfter, h.live)
-	return written-h.cut > limit
+	return written-h.cut.written > limit
 }
 
 // expire drops what ended before a time, but for the newest such span, where the log may be cut. It returns the revision up to
@@ -84,19 +83,19 @@ func (h *history) expire(before time.Time) (revision int64, more bool) {
 }
 
 // cutPoint picks where a snapshot cuts the log: where history became too old, or later, so as to leave at most half of the
-// limit. ok tells whether there is anything to cut.
+// limit. Without anything to cut it is where the log is cut already, and ok is false.
 func (h *history) cutPoint(before time.Time) (at span, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	keep := max(snapshotAfter, h.live) / 2
 	written := h.spans[len(h.spans)-1].written
-	start := h.cut
-	at = h.spans[0]
+	start := h.cut.written
+	at = h.cut
 	for _, s := range h.spans {
 		if s.end.After(before) && written-start <= keep {
 			break
 		}
-		at, ok, start = s, s.index > h.index, s.written
+		at, ok, start = s, s.index > h.cut.index, s.written
 	}
 	return at, ok
 }
@@ -105,5 +104,5 @@ func (h *history) cutPoint(before time.Time) (at span, ok bool) {
 func (h *history) done(at span, live int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.cut, h.index, h.live = at.written, at.index, live
+	h.cut, h.live = at, live
 }

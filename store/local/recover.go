@@ -62,7 +62,7 @@ func (l *Local) recover() error {
 
 // remember rebuilds when what was written.
 func (l *Local) remember(header *snapshotHeader, batches []batch) {
-	l.history = history{index: header.logIndex}
+	l.history = history{cut: span{revision: header.revision, index: header.logIndex}}
 	if info, err := os.Stat(snapshotPath(l.opts.Dir)); err == nil {
 		l.history.live = info.Size()
 	}
