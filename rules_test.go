@@ -48,7 +48,8 @@ var mayImport = map[string][]string{
 	"testcluster": {"*"},
 	"cli":         {"bundle", "client", "config", "cri", "daemon", "kinds"},
 	"cmd":         {"cli"},
-	"examples":    {},
+	"examples":    {"bundle"},
+	"testrun":     {},
 }
 
 // onlyBy lists packages that only those named may import, whatever mayImport says.

@@ -1,0 +1,46 @@
+# Kebernetes. `make help` lists what there is.
+SHELL := /bin/sh
+GO ?= go
+export CGO_ENABLED := 0
+
+.PHONY: help
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## install what the build and the tests need (Debian packages)
+	@missing=; for p in gcc libc6-dev libseccomp-dev pkg-config busybox-static; do \
+		dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
+
+.PHONY: bundle
+bundle: tools ## build the executables that keb ships (containerd, runc, kubectl)
+	$(GO) run ./bundle/build
+
+.PHONY: build
+build: bundle ## build bin/keb
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/keb ./cmd/keb
+
+.PHONY: images
+images: build ## build the images of the examples and tests
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/hello ./examples/hello
+	$(GO) run ./examples/mkimage -o bin/hello.tar -name keb.local/hello:1 -entrypoint /hello hello=bin/hello
+	$(GO) run ./examples/mkimage -o bin/busybox.tar -name keb.local/busybox:1 -env PATH=/bin tmp/ bin/busybox=/bin/busybox \
+		$$(/bin/busybox --list | grep -v '^busybox$$' | sed 's#.*#bin/&@busybox#')
+
+.PHONY: run
+run: images ## start a cluster on this machine and deploy examples/hello
+	$(GO) build -trimpath -o bin/fetch ./examples/fetch
+	./examples/hello/run.sh
+
+.PHONY: test
+test: images ## run all tests, the real ones included, and count them
+	$(GO) run ./testrun ./...
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for a minute
+	$(GO) run ./testrun -fuzz 1m ./...
+
+.PHONY: clean
+clean: ## remove what the build made
+	rm -rf bin bundle/assets/*.zst bundle/assets/.*.stamp
