@@ -46,12 +46,15 @@ func (h *History) Add(client int, op Op, call int64, out Outcome, ret int64) {
 // Check fails the test unless the history is linearizable, each object a register with compare-and-set.
 func (h *History) Check(t *testing.T) {
 	t.Helper()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	result := porcupine.CheckOperationsTimeout(register(), h.ops, time.Minute)
-	if result != porcupine.Ok {
+	if result := h.check(); result != porcupine.Ok {
 		t.Errorf("history of %d operations: %s", len(h.ops), result)
 	}
+}
+
+func (h *History) check() porcupine.CheckResult {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return porcupine.CheckOperationsTimeout(register(), h.ops, time.Minute)
 }
 
 func register() porcupine.Model {
