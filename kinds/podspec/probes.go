@@ -1,0 +1,150 @@
+package podspec
+
+import (
+	"fmt"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
+)
+
+// handler is what a probe and a lifecycle hook have in common.
+type handler struct {
+	exec  *corev1.ExecAction
+	http  *corev1.HTTPGetAction
+	tcp   *corev1.TCPSocketAction
+	grpc  *corev1.GRPCAction
+	sleep *corev1.SleepAction
+}
+
+// lifecycle checks the hooks and the probes of a container that runs as long as the pod.
+func (r *report) lifecycle(at *field.Path, c *corev1.Container, spec *corev1.PodSpec) {
+	grace := spec.TerminationGracePeriodSeconds
+	if l := c.Lifecycle; l != nil {
+		at := at.Child("lifecycle")
+		for _, h := range []struct {
+			name string
+			hook *corev1.LifecycleHandler
+		}{{"postStart", l.PostStart}, {"preStop", l.PreStop}} {
+			if h.hook != nil {
+				r.handler(at.Child(h.name), handler{exec: h.hook.Exec, http: h.hook.HTTPGet, tcp: h.hook.TCPSocket, sleep: h.hook.Sleep}, grace)
+			}
+		}
+		if l.StopSignal != nil {
+			r.stopSignal(at.Child("stopSignal"), *l.StopSignal, spec.OS)
+		}
+	}
+	if p := c.LivenessProbe; p != nil {
+		r.probe(at.Child("livenessProbe"), p, grace, true)
+	}
+	if p := c.ReadinessProbe; p != nil {
+		at := at.Child("readinessProbe")
+		r.probe(at, p, grace, false)
+		if p.TerminationGracePeriodSeconds != nil {
+			r.invalid(at.Child("terminationGracePeriodSeconds"), *p.TerminationGracePeriodSeconds, "must not be set for readinessProbes")
+		}
+	}
+	if p := c.StartupProbe; p != nil {
+		r.probe(at.Child("startupProbe"), p, grace, true)
+	}
+}
+
+// probe checks a probe; the restarting ones must believe a single success.
+func (r *report) probe(at *field.Path, p *corev1.Probe, grace *int64, restarts bool) {
+	r.handler(at, handler{exec: p.Exec, http: p.HTTPGet, tcp: p.TCPSocket, grpc: p.GRPC}, grace)
+	notNegative(r, at.Child("initialDelaySeconds"), p.InitialDelaySeconds)
+	notNegative(r, at.Child("timeoutSeconds"), p.TimeoutSeconds)
+	notNegative(r, at.Child("periodSeconds"), p.PeriodSeconds)
+	notNegative(r, at.Child("successThreshold"), p.SuccessThreshold)
+	notNegative(r, at.Child("failureThreshold"), p.FailureThreshold)
+	if g := p.TerminationGracePeriodSeconds; g != nil && *g <= 0 {
+		r.invalid(at.Child("terminationGracePeriodSeconds"), *g, "must be greater than 0")
+	}
+	if restarts && p.SuccessThreshold != 1 {
+		r.invalid(at.Child("successThreshold"), p.SuccessThreshold, "must be 1")
+	}
+}
+
+func (r *report) handler(at *field.Path, h handler, grace *int64) {
+	n := 0
+	for _, kind := range []struct {
+		name  string
+		set   bool
+		check func(at *field.Path)
+	}{
+		{"exec", h.exec != nil, func(at *field.Path) {
+			if len(h.exec.Command) == 0 {
+				r.required(at.Child("command"), "")
+			}
+		}},
+		{"httpGet", h.http != nil, func(at *field.Path) { r.httpGet(at, h.http) }},
+		{"tcpSocket", h.tcp != nil, func(at *field.Path) { r.port(at.Child("port"), h.tcp.Port) }},
+		{"grpc", h.grpc != nil, func(at *field.Path) { r.port(at.Child("port"), intstr.FromInt32(h.grpc.Port)) }},
+		{"sleep", h.sleep != nil, func(at *field.Path) {
+			if s := h.sleep.Seconds; s < 0 || grace != nil && s > *grace {
+				r.invalid(at, s, fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", ptr.Deref(grace, 0)))
+			}
+		}},
+	} {
+		if !kind.set {
+			continue
+		}
+		if n++; n > 1 {
+			r.forbidden(at.Child(kind.name), "may not specify more than 1 handler type")
+			continue
+		}
+		kind.check(at.Child(kind.name))
+	}
+	if n == 0 {
+		r.required(at, "must specify a handler type")
+	}
+}
+
+func (r *report) httpGet(at *field.Path, h *corev1.HTTPGetAction) {
+	r.present(at.Child("path"), h.Path)
+	r.port(at.Child("port"), h.Port)
+	oneOf(r, at.Child("scheme"), h.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)
+	for _, header := range h.HTTPHeaders {
+		r.invalid(at.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name)...)
+	}
+}
+
+// port checks a port by number or name.
+func (r *report) port(at *field.Path, p intstr.IntOrString) {
+	if p.Type == intstr.String {
+		r.invalid(at, p.StrVal, validation.IsValidPortName(p.StrVal)...)
+		return
+	}
+	r.invalid(at, p.IntVal, validation.IsValidPortNum(p.IntValue())...)
+}
+
+// stopSignals are the signals of Linux that a container may be stopped with, sorted.
+var stopSignals = func() (names []corev1.Signal) {
+	for _, n := range []string{"ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF",
+		"PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ"} {
+		names = append(names, corev1.Signal("SIG"+n))
+	}
+	names = append(names, "SIGRTMIN", "SIGRTMAX")
+	for i := 1; i <= 15; i++ {
+		names = append(names, corev1.Signal(fmt.Sprintf("SIGRTMIN+%d", i)))
+	}
+	for i := 1; i <= 14; i++ {
+		names = append(names, corev1.Signal(fmt.Sprintf("SIGRTMAX-%d", i)))
+	}
+	slices.Sort(names)
+	return names
+}()
+
+func (r *report) stopSignal(at *field.Path, s corev1.Signal, os *corev1.PodOS) {
+	switch {
+	case os == nil:
+		r.forbidden(at, "may not be set for containers with empty `spec.os.name`")
+	case os.Name == corev1.Windows:
+		oneOf(r, at, s, corev1.SIGKILL, corev1.SIGTERM)
+	default:
+		oneOf(r, at, s, stopSignals...)
+	}
+}
