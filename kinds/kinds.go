@@ -74,6 +74,8 @@ type Kind struct {
 	// GraceOnDelete returns the grace period in seconds that a deletion starts with: 0 removes at once. nil means no
 	// graceful deletion. opts holds what the client asked for and may be changed.
 	GraceOnDelete func(obj Object, opts *metav1.DeleteOptions) int64
+	// ReturnsDeleted: a deletion answers with the object that it removed, not with a Status.
+	ReturnsDeleted bool
 	// OrphanByDefault: dependents are orphaned when a deletion does not say otherwise (only where upstream does so).
 	OrphanByDefault bool
 

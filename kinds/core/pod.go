@@ -34,6 +34,7 @@ func Pod() *kinds.Kind {
 		HasGeneration:  true,
 
 		UnconditionalUpdate: true,
+		ReturnsDeleted:      true,
 		GraceOnDelete:       podGrace,
 		FieldLabels: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
 			"spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"},
@@ -90,7 +91,6 @@ func defaultPod(pod *corev1.Pod) {
 
 // preparePod gives a new pod its first status. The server has stamped creationTimestamp already.
 func preparePod(pod *corev1.Pod) {
-	podspec.DropUnserved(&pod.Spec)
 	podspec.MergeLabelKeys(&pod.Spec, pod.Labels)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: podspec.QOSClass(pod)}
 	if len(pod.Spec.SchedulingGates) > 0 {

@@ -21,8 +21,6 @@ func PodTemplate() *kinds.Kind {
 		Namespaced:     true,
 		Versions:       []kinds.Version{kinds.V[corev1.PodTemplate, corev1.PodTemplateList]("v1")},
 		Default:        kinds.On(func(t *corev1.PodTemplate) { podspec.Default(&t.Template.Spec) }),
-		PrepareCreate:  kinds.On(func(t *corev1.PodTemplate) { podspec.DropUnserved(&t.Template.Spec) }),
-		PrepareUpdate:  kinds.OnUpdate(func(t, _ *corev1.PodTemplate) { podspec.DropUnserved(&t.Template.Spec) }),
 		Validate:       kinds.Check(check),
 		ValidateUpdate: kinds.CheckUpdate(func(t, _ *corev1.PodTemplate) field.ErrorList { return check(t) }),
 		Warnings: kinds.Warn(func(t, old *corev1.PodTemplate) []string {
@@ -37,6 +35,7 @@ func PodTemplate() *kinds.Kind {
 			return !equality.Semantic.DeepEqual(obj.(*corev1.PodTemplate).Template, old.(*corev1.PodTemplate).Template)
 		},
 		UnconditionalUpdate: true,
+		ReturnsDeleted:      true,
 		Columns: []metav1.TableColumnDefinition{
 			kinds.NameColumn(),
 			kinds.Column("Containers", "string", "Names of each container in the template."),

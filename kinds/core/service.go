@@ -35,6 +35,7 @@ func Service() *kinds.Kind {
 		ValidateUpdate:      kinds.CheckUpdate(validateServiceUpdate),
 		Warnings:            kinds.Warn(warnService),
 		UnconditionalUpdate: true,
+		ReturnsDeleted:      true,
 		CreateOnUpdate:      true,
 		FieldLabels:         []string{"spec.clusterIP", "spec.type"},
 		Fields: kinds.Select(func(s *corev1.Service) fields.Set {

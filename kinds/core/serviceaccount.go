@@ -27,6 +27,7 @@ func ServiceAccount() *kinds.Kind {
 		PrepareUpdate:       kinds.OnUpdate(func(a, _ *corev1.ServiceAccount) { keepSecretNames(a) }),
 		Warnings:            kinds.Warn(warnServiceAccount),
 		UnconditionalUpdate: true,
+		ReturnsDeleted:      true,
 		Columns:             []metav1.TableColumnDefinition{kinds.NameColumn(), kinds.AgeColumn()},
 		Cells: kinds.Print(func(a *corev1.ServiceAccount, now metav1.Time) []any {
 			return []any{a.Name, kinds.Age(a.CreationTimestamp, now)}
