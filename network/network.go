@@ -51,6 +51,7 @@ type Network struct {
 	opts   Options
 	logger *slog.Logger
 	node   *netlink.Handle // netlink in the node's namespace
+	ready  chan struct{}
 
 	// mu guards what follows. The kernel is changed outside of it: sandboxes differ in links and addresses.
 	mu        sync.Mutex
@@ -72,7 +73,7 @@ func New(opts Options) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Network{opts: opts, logger: opts.Logger, node: node, sandboxes: map[string]*sandbox{}}, nil
+	return &Network{opts: opts, logger: opts.Logger, node: node, ready: make(chan struct{}), sandboxes: map[string]*sandbox{}}, nil
 }
 
 func openNode(path string) (*netlink.Handle, error) {
@@ -103,6 +104,9 @@ func handleAt(path string) (*netlink.Handle, error) {
 // Name is the component's name in logs.
 func (n *Network) Name() string { return "network" }
 
+// Ready is closed once Run has set the node up: from then on Attach works.
+func (n *Network) Ready() <-chan struct{} { return n.ready }
+
 // Run sets the node up, removes what dead sandboxes left, and then serves the CNI plugin until ctx ends. Links of live pods
 // stay as they are, now and when Run returns.
 func (n *Network) Run(ctx context.Context) error {
@@ -113,6 +117,7 @@ func (n *Network) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	close(n.ready)
 	return n.serve(ctx)
 }
 

@@ -1,0 +1,218 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// set names one of the table's sets and maps; each exists once per address family.
+type set uint8
+
+const (
+	setServices      set = iota // address . protocol . port → verdict
+	setPorts                    // protocol . port of any address of the node → verdict
+	setOutside                  // as setServices, for connections from outside of the cluster
+	setOutsidePorts             // as setPorts, likewise
+	setEndpoints                // address . protocol . port . index → address . port
+	setAffine                   // address . protocol . port . endpoint's address . endpoint's port
+	setUnserved                 // address . protocol . port → verdict, where no endpoint is
+	setUnservedPorts            // protocol . port → verdict
+	setClusterIPs               // address
+	setHairpins                 // address . the same address
+	setRestricted               // address . protocol . port with source ranges
+	setAllowed                  // address . protocol . port . source range
+	setAffinity                 // source address . address . protocol . port → address . port; the kernel itself fills it
+	setCount
+)
+
+func (s set) String() string {
+	return [...]string{"services", "ports", "outside", "outside-ports", "endpoints", "affine", "unserved", "unserved-ports",
+		"cluster-ips", "hairpins", "restricted", "allowed", "affinity"}[s]
+}
+
+// elementID names one element of the table. key is in the kernel's form: fields of a multiple of four bytes, in network order.
+type elementID struct {
+	set set
+	v6  bool
+	key string
+}
+
+// elementValue is what an element holds besides its key. The zero value is a member of a plain set.
+type elementValue struct {
+	data   string // of a map to data
+	chain  chain  // of a verdict map: go to this chain, unless it is the zero chain
+	code   verdict
+	keyEnd string // the end of a range, inclusive
+}
+
+// verdict is what a verdict map says when it does not name a chain for endpoints.
+type verdict uint8
+
+const (
+	verdictChain  verdict = iota
+	verdictAccept         // no change of address: what follows decides
+	verdictReject
+	verdictDrop
+)
+
+type element struct {
+	elementID
+	elementValue
+}
+
+// chain names a chain that sends a connection to one of n endpoints: all frontends alike share it.
+type chain struct {
+	n          int
+	v6         bool
+	anyAddr    bool // frontends of any address of the node
+	outside    bool // endpoints of the outside route
+	masquerade masquerade
+	affinity   time.Duration
+}
+
+// String is the chain's name in the kernel.
+func (c chain) String() string {
+	var b strings.Builder
+	b.WriteString("one-of-")
+	fmt.Fprintf(&b, "%d", c.n)
+	for _, part := range []struct {
+		on   bool
+		name string
+	}{
+		{c.v6, "-v6"}, {c.anyAddr, "-port"}, {c.outside, "-outside"},
+		{c.masquerade == masqueradeOffCluster, "-masq-offcluster"},
+		{c.masquerade == masqueradeAlways, "-masq"},
+		{c.masquerade == masqueradeLoopback, "-masq-loopback"},
+	} {
+		if part.on {
+			b.WriteString(part.name)
+		}
+	}
+	if c.affinity > 0 {
+		fmt.Fprintf(&b, "-affinity-%ds", c.affinity/time.Second)
+	}
+	return b.String()
+}
+
+// outsideIndex is where the indices of the outside route's endpoints start, in the one map of endpoints.
+const outsideIndex = 1 << 16
+
+// elements returns all elements of a frontend.
+func (f *frontend) elements() []element {
+	out := f.routeElements(nil, &f.inside, false)
+	if f.outside != nil {
+		out = f.routeElements(out, f.outside, true)
+	}
+	if f.sources != nil {
+		out = append(out, element{elementID: elementID{setRestricted, f.v6, f.key()}})
+		for _, source := range f.sources {
+			first, last := prefixRange(source)
+			out = append(out, element{elementID{setAllowed, f.v6, f.key() + first}, elementValue{keyEnd: f.key() + last}})
+		}
+	}
+	return out
+}
+
+func (f *frontend) routeElements(out []element, r *route, outside bool) []element {
+	verdicts, unserved, first := setServices, setUnserved, uint32(0)
+	switch {
+	case outside && f.addr.IsValid():
+		verdicts = setOutside
+	case outside:
+		verdicts = setOutsidePorts
+	case !f.addr.IsValid():
+		verdicts = setPorts
+	}
+	if !f.addr.IsValid() {
+		unserved = setUnservedPorts
+	}
+	if outside {
+		first = outsideIndex
+	}
+	if len(r.endpoints) == 0 {
+		code := verdictReject
+		if r.drop {
+			code = verdictDrop
+		}
+		if !outside || len(f.inside.endpoints) > 0 { // else the inside's element is there
+			out = append(out, element{elementID{unserved, f.v6, f.key()}, elementValue{code: code}})
+		}
+		if outside {
+			// Or else the connection would go the inside's way.
+			out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{code: verdictAccept}})
+		}
+		return out
+	}
+	to := chain{n: len(r.endpoints), v6: f.v6, anyAddr: !f.addr.IsValid(), outside: outside, masquerade: r.masquerade, affinity: f.affinity}
+	out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{chain: to}})
+	for i, e := range r.endpoints {
+		out = append(out, element{
+			elementID{setEndpoints, f.v6, f.fullKey() + string(binary.NativeEndian.AppendUint32(nil, first+uint32(i)))},
+			elementValue{data: addrPortKey(e)}})
+		if f.affinity > 0 {
+			out = append(out, element{elementID: elementID{setAffine, f.v6, f.fullKey() + addrPortKey(e)}})
+		}
+	}
+	return out
+}
+
+// key is the frontend's key in verdict maps: without the address where any of the node's will do.
+func (k *frontendKey) key() string {
+	if !k.addr.IsValid() {
+		return k.portKey()
+	}
+	return addrKey(k.addr) + k.portKey()
+}
+
+// fullKey is the key in the map of endpoints, where the address of a frontend without one is zero.
+func (k *frontendKey) fullKey() string {
+	addr := k.addr
+	if !addr.IsValid() {
+		addr = netip.IPv4Unspecified()
+		if k.v6 {
+			addr = netip.IPv6Unspecified()
+		}
+	}
+	return addrKey(addr) + k.portKey()
+}
+
+func (k *frontendKey) portKey() string {
+	return string([]byte{k.proto, 0, 0, 0, byte(k.port >> 8), byte(k.port), 0, 0})
+}
+
+func addrKey(addr netip.Addr) string {
+	if addr.Is4() {
+		b := addr.As4()
+		return string(b[:])
+	}
+	b := addr.As16()
+	return string(b[:])
+}
+
+func addrPortKey(a netip.AddrPort) string {
+	return addrKey(a.Addr()) + string([]byte{byte(a.Port() >> 8), byte(a.Port()), 0, 0})
+}
+
+// prefixRange returns the first and the last address of a prefix, as keys.
+func prefixRange(p netip.Prefix) (first, last string) {
+	end := p.Masked().Addr().AsSlice()
+	for bit := p.Bits(); bit < len(end)*8; bit++ {
+		end[bit/8] |= 1 << (7 - bit%8)
+	}
+	return addrKey(p.Masked().Addr()), string(end)
+}
+
+// planElements returns the elements of a plan that belong to no frontend, each of which several plans may want.
+func planElements(p *plan) []element {
+	var out []element
+	for _, addr := range p.clusterIPs {
+		out = append(out, element{elementID: elementID{setClusterIPs, addr.Is6(), addrKey(addr)}})
+	}
+	for _, addr := range p.hairpins {
+		out = append(out, element{elementID: elementID{setHairpins, addr.Is6(), addrKey(addr) + addrKey(addr)}})
+	}
+	return out
+}

@@ -1,0 +1,207 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// kernel writes the table. For one goroutine at a time.
+type kernel struct {
+	table    *nftables.Table
+	families []*family
+	bridge   string
+	netns    int // descriptor of the namespace to work in; 0 means the process's own
+}
+
+const (
+	// chunk is how many elements go into one message: its length has 16 bits, and an element takes 130 bytes at most.
+	chunk = 400
+	// kernelTime bounds a transaction; a hundred thousand elements take a second.
+	kernelTime = time.Minute
+)
+
+// connect opens a netlink connection with room for a transaction of so many elements: the kernel takes a transaction only as
+// one datagram, and answers each message of it.
+func (k *kernel) connect(elements int) (*nftables.Conn, error) {
+	return nftables.New(nftables.WithNetNSFd(k.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetWriteBuffer(1<<20+elements*256), c.SetReadBuffer(1<<20+elements*16), c.SetDeadline(time.Now().Add(kernelTime)))
+	}))
+}
+
+// load replaces whatever the table holds by the static chains and the batch, in one transaction. Remembered clients stay.
+func (k *kernel) load(b *batch) error {
+	conn, err := k.connect(len(b.elements))
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	clients := k.clients(conn)
+	conn.AddTable(k.table) // the next line fails where there is none
+	conn.DelTable(k.table)
+	conn.AddTable(k.table)
+	for _, f := range k.families {
+		for which := range setCount {
+			if err := conn.AddSet(f.newSet(k.table, which), nil); err != nil {
+				return fmt.Errorf("set %s%s: %w", which, f.suffix, err)
+			}
+		}
+	}
+	for _, c := range staticChains(k.table, k.families, k.bridge) {
+		k.addChain(conn, c.Chain, c.rules)
+	}
+	if err := k.addBatch(conn, b); err != nil {
+		return err
+	}
+	for _, f := range k.families {
+		if err := inChunks(clients[f], func(part []nftables.SetElement) error {
+			return conn.SetAddElements(f.newSet(k.table, setAffinity), part)
+		}); err != nil {
+			return err
+		}
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("load nftables table %s: %w", k.table.Name, err)
+	}
+	return nil
+}
+
+// apply carries a batch out in one transaction.
+func (k *kernel) apply(b *batch) error {
+	conn, err := k.connect(len(b.elements))
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	if err := k.addBatch(conn, b); err != nil {
+		return err
+	}
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("change nftables table %s: %w", k.table.Name, err)
+	}
+	return nil
+}
+
+// remove deletes the table, if there is one.
+func (k *kernel) remove() error {
+	conn, err := k.connect(0)
+	if err != nil {
+		return fmt.Errorf("open nftables: %w", err)
+	}
+	conn.AddTable(k.table)
+	conn.DelTable(k.table)
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("remove nftables table %s: %w", k.table.Name, err)
+	}
+	return nil
+}
+
+func (k *kernel) addChain(conn *nftables.Conn, c *nftables.Chain, rules [][]expr.Any) {
+	conn.AddChain(c)
+	for _, r := range rules {
+		conn.AddRule(&nftables.Rule{Table: k.table, Chain: c, Exprs: r})
+	}
+}
+
+// addBatch queues a batch: chains before the elements that lead to them, removals before additions, as a changed element is both.
+func (k *kernel) addBatch(conn *nftables.Conn, b *batch) error {
+	byFamily := map[bool]*family{}
+	for _, f := range k.families {
+		byFamily[f.v6] = f
+	}
+	for _, c := range b.newChains {
+		if f := byFamily[c.v6]; f != nil {
+			k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
+		}
+	}
+	type place struct {
+		set set
+		v6  bool
+	}
+	dels, adds := map[place][]nftables.SetElement{}, map[place][]nftables.SetElement{}
+	for id, c := range b.elements {
+		at := place{id.set, id.v6}
+		if byFamily[id.v6] == nil {
+			continue // a family that the cluster has no pods of
+		}
+		if c.before != nil {
+			dels[at] = append(dels[at], nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(c.before.keyEnd)})
+		}
+		if c.after != nil {
+			adds[at] = append(adds[at], kernelElement(id, c.after))
+		}
+	}
+	for at, elements := range dels {
+		set := byFamily[at.v6].newSet(k.table, at.set)
+		if err := inChunks(elements, func(part []nftables.SetElement) error { return conn.SetDeleteElements(set, part) }); err != nil {
+			return fmt.Errorf("elements of %s: %w", set.Name, err)
+		}
+	}
+	for at, elements := range adds {
+		set := byFamily[at.v6].newSet(k.table, at.set)
+		if err := inChunks(elements, func(part []nftables.SetElement) error { return conn.SetAddElements(set, part) }); err != nil {
+			return fmt.Errorf("elements of %s: %w", set.Name, err)
+		}
+	}
+	for _, c := range b.oldChains {
+		if byFamily[c.v6] != nil {
+			conn.DelChain(&nftables.Chain{Table: k.table, Name: c.String()})
+		}
+	}
+	return nil
+}
+
+func kernelElement(id elementID, v *elementValue) nftables.SetElement {
+	e := nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(v.keyEnd), Val: []byte(v.data)}
+	switch id.set {
+	case setServices, setPorts, setOutside, setOutsidePorts, setUnserved, setUnservedPorts:
+		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: v.chain.String()}
+		switch v.code {
+		case verdictAccept:
+			e.VerdictData = &expr.Verdict{Kind: expr.VerdictAccept}
+		case verdictReject:
+			e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}
+		case verdictDrop:
+			e.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
+		}
+	}
+	return e
+}
+
+func inChunks(elements []nftables.SetElement, f func([]nftables.SetElement) error) error {
+	for len(elements) > 0 {
+		n := min(len(elements), chunk)
+		if err := f(elements[:n]); err != nil {
+			return err
+		}
+		elements = elements[n:]
+	}
+	return nil
+}
+
+// clients reads the remembered clients back, so that a restart of ours sends nobody elsewhere. There may be no such map yet,
+// or one of another make: then there is nothing to keep.
+func (k *kernel) clients(conn *nftables.Conn) map[*family][]nftables.SetElement {
+	out := map[*family][]nftables.SetElement{}
+	for _, f := range k.families {
+		set := f.newSet(k.table, setAffinity)
+		elements, err := conn.GetSetElements(set)
+		if err != nil {
+			continue
+		}
+		for _, e := range elements {
+			if len(e.Key) == int(set.KeyType.Bytes) && len(e.Val) == int(set.DataType.Bytes) && e.Expires > 0 {
+				out[f] = append(out[f], nftables.SetElement{Key: e.Key, Val: e.Val, Timeout: e.Expires})
+			}
+		}
+	}
+	return out
+}
+
+// newTableOf is the table that everything of ours is in.
+func newTableOf(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: unix.NFPROTO_INET}
+}

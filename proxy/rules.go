@@ -1,0 +1,270 @@
+package proxy
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// masqueradeMark is the packet mark between the choice of an endpoint and the change of the source. It is the bit that
+// Kubernetes uses for it, so that other software that spares that bit spares ours.
+const masqueradeMark = 0x4000
+
+// affinitySize bounds the clients that are remembered at once; those beyond it are balanced without affinity.
+const affinitySize = 1 << 18
+
+// The kernel's registers of four bytes each; a field of a key takes as many as it needs.
+const reg0 = unix.NFT_REG32_00
+
+// family holds what rules need to know of an address family.
+type family struct {
+	v6        bool
+	suffix    string // of names
+	proto     byte   // NFPROTO_*
+	addr      nftables.SetDatatype
+	words     uint32 // registers that an address takes
+	src, dst  uint32 // offsets in the network header
+	pods      netip.Prefix
+	services  []netip.Prefix
+	loopbacks netip.Prefix
+}
+
+func families(clusterCIDRs, serviceCIDRs []netip.Prefix) []*family {
+	var out []*family
+	for _, cidr := range clusterCIDRs {
+		f := &family{suffix: "4", proto: unix.NFPROTO_IPV4, addr: nftables.TypeIPAddr, words: 1, src: 12, dst: 16,
+			pods: cidr.Masked(), loopbacks: netip.MustParsePrefix("127.0.0.0/8")}
+		if cidr.Addr().Is6() {
+			f = &family{v6: true, suffix: "6", proto: unix.NFPROTO_IPV6, addr: nftables.TypeIP6Addr, words: 4, src: 8, dst: 24,
+				pods: cidr.Masked(), loopbacks: netip.MustParsePrefix("::1/128")}
+		}
+		for _, s := range serviceCIDRs {
+			if s.Addr().Is6() == f.v6 {
+				f.services = append(f.services, s.Masked())
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// newSet describes a set of the family for the kernel.
+func (f *family) newSet(t *nftables.Table, which set) *nftables.Set {
+	proto, port, index := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeInteger
+	frontend := []nftables.SetDatatype{f.addr, proto, port}
+	s := &nftables.Set{Table: t, Name: which.String() + f.suffix, KeyByteOrder: binaryutil.BigEndian}
+	var key []nftables.SetDatatype
+	switch which {
+	case setServices, setOutside, setUnserved:
+		key, s.IsMap, s.DataType = frontend, true, nftables.TypeVerdict
+	case setPorts, setOutsidePorts, setUnservedPorts:
+		key, s.IsMap, s.DataType = frontend[1:], true, nftables.TypeVerdict
+	case setEndpoints:
+		key, s.IsMap, s.DataType = append(frontend, index), true, nftables.MustConcatSetType(f.addr, port)
+	case setAffine:
+		key = append(frontend, f.addr, port)
+	case setClusterIPs:
+		key = frontend[:1]
+	case setHairpins:
+		key = []nftables.SetDatatype{f.addr, f.addr}
+	case setRestricted:
+		key = frontend
+	case setAllowed:
+		key, s.Interval = append(frontend, f.addr), true
+	case setAffinity:
+		key = append([]nftables.SetDatatype{f.addr}, frontend...)
+		s.IsMap, s.DataType = true, nftables.MustConcatSetType(f.addr, port)
+		s.HasTimeout, s.Dynamic, s.Size = true, true, affinitySize
+	}
+	if len(key) == 1 {
+		s.KeyType = key[0]
+	} else {
+		s.KeyType, s.Concatenation = nftables.MustConcatSetType(key...), true
+	}
+	return s
+}
+
+// loadKey loads address . protocol . port of the packet's destination into registers from reg on, and returns the next one.
+func (f *family) loadKey(reg uint32, anyAddr bool) ([]expr.Any, uint32) {
+	var out []expr.Any
+	if anyAddr {
+		out = append(out, &expr.Immediate{Register: reg, Data: make([]byte, 4*f.words)})
+	} else {
+		out = append(out, f.load(reg, f.dst))
+	}
+	rest, next := loadPort(reg + f.words)
+	return append(out, rest...), next
+}
+
+// loadPort loads protocol . port of the packet's destination.
+func loadPort(reg uint32) ([]expr.Any, uint32) {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg},
+		&expr.Payload{DestRegister: reg + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}, reg + 2
+}
+
+func (f *family) load(reg, offset uint32) expr.Any {
+	return &expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4 * f.words}
+}
+
+// within matches an address of the packet against a prefix.
+func (f *family) within(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
+	mask := make([]byte, 4*f.words)
+	for bit := range p.Bits() {
+		mask[bit/8] |= 1 << (7 - bit%8)
+	}
+	return []expr.Any{
+		f.load(reg0, offset),
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4 * f.words, Mask: mask, Xor: make([]byte, 4*f.words)},
+		&expr.Cmp{Op: op, Register: reg0, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+// member matches an address of the packet, or two, against a set.
+func (f *family) member(which set, not bool, offsets ...uint32) []expr.Any {
+	var out []expr.Any
+	for i, offset := range offsets {
+		out = append(out, f.load(reg0+uint32(i)*f.words, offset))
+	}
+	return append(out, &expr.Lookup{SourceRegister: reg0, SetName: which.String() + f.suffix, Invert: not})
+}
+
+// dispatch goes where a verdict map says for the packet's destination.
+func (f *family) dispatch(which set, portOnly bool) []expr.Any {
+	load, _ := f.loadKey(reg0, false)
+	if portOnly {
+		load, _ = loadPort(reg0)
+	}
+	return append(load, &expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: which.String() + f.suffix})
+}
+
+// toLocal matches packets to an address of this node.
+func toLocal() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: reg0, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: native32(unix.RTN_LOCAL)},
+	}
+}
+
+func isFamily(proto byte) []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: reg0}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: []byte{proto}}}
+}
+
+// newConnection matches packets that begin a connection.
+func newConnection() []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: reg0},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: native32(expr.CtStateBitNEW), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)},
+	}
+}
+
+func interfaceIs(key expr.MetaKey, op expr.CmpOp, name string) []expr.Any {
+	data := make([]byte, unix.IFNAMSIZ)
+	copy(data, name)
+	return []expr.Any{&expr.Meta{Key: key, Register: reg0}, &expr.Cmp{Op: op, Register: reg0, Data: data}}
+}
+
+func jump(to string) expr.Any { return &expr.Verdict{Kind: expr.VerdictJump, Chain: to} }
+
+func drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
+
+// mark marks the packet for masquerade; keep and add are the bits of its mark that stay and that come.
+func mark(keep, add uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: native32(keep), Xor: native32(add)},
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0, SourceRegister: true},
+	}
+}
+
+func rule(parts ...[]expr.Any) []expr.Any {
+	var out []expr.Any
+	for _, p := range parts {
+		out = append(out, p...)
+	}
+	return out
+}
+
+func one(e ...expr.Any) []expr.Any { return e }
+
+// endpointRules returns the rules of a chain that sends connections to one of n endpoints.
+func (f *family) endpointRules(c chain) [][]expr.Any {
+	var rules [][]expr.Any
+	switch c.masquerade {
+	case masqueradeOffCluster:
+		rules = append(rules, rule(f.within(f.src, f.pods, expr.CmpOpNeq), mark(^uint32(masqueradeMark), masqueradeMark)))
+	case masqueradeAlways:
+		rules = append(rules, mark(^uint32(masqueradeMark), masqueradeMark))
+	case masqueradeLoopback:
+		rules = append(rules, rule(f.within(f.src, f.loopbacks, expr.CmpOpEq), mark(^uint32(masqueradeMark), masqueradeMark)))
+	}
+	if c.affinity > 0 {
+		rules = append(rules, f.affinityRules(c)...)
+	}
+	load, index := f.loadKey(reg0, c.anyAddr)
+	send := one(
+		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: setEndpoints.String() + f.suffix},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg0, RegProtoMin: reg0 + f.words, Specified: true},
+	)
+	rules = append(rules, rule(load, one(c.choose(index)), send))
+	if c.n > 1 {
+		// A transaction that takes endpoints away may come between the choice and the lookup. The first endpoint is the last to go.
+		rules = append(rules, rule(load, one(c.first(index)), send))
+	}
+	return rules
+}
+
+// choose loads the index of one of the chain's endpoints, by chance.
+func (c chain) choose(reg uint32) expr.Any {
+	if c.n == 1 {
+		return c.first(reg)
+	}
+	offset := uint32(0)
+	if c.outside {
+		offset = outsideIndex
+	}
+	return &expr.Numgen{Register: reg, Modulus: uint32(c.n), Type: unix.NFT_NG_RANDOM, Offset: offset}
+}
+
+func (c chain) first(reg uint32) expr.Any {
+	index := uint32(0)
+	if c.outside {
+		index = outsideIndex
+	}
+	return &expr.Immediate{Register: reg, Data: native32(index)}
+}
+
+// affinityRules returns a rule that sends a known client to its endpoint, as long as that is one of the frontend's, and one
+// that chooses an endpoint for a new client and remembers it. Where the map of clients is full, neither matches.
+func (f *family) affinityRules(c chain) [][]expr.Any {
+	frontend := reg0 + f.words // behind the client's address
+	load, found := f.loadKey(frontend, c.anyAddr)
+	load = append(one(f.load(reg0, f.src)), load...)
+	affinity, endpoints := setAffinity.String()+f.suffix, setEndpoints.String()+f.suffix
+	remember := func(operation uint32) expr.Any {
+		return &expr.Dynset{SrcRegKey: reg0, SrcRegData: found, SetName: affinity, Operation: operation, Timeout: c.affinity}
+	}
+	send := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: found, RegProtoMin: found + f.words, Specified: true}
+	return [][]expr.Any{
+		rule(load, one(
+			&expr.Lookup{SourceRegister: reg0, DestRegister: found, IsDestRegSet: true, SetName: affinity},
+			&expr.Lookup{SourceRegister: frontend, SetName: setAffine.String() + f.suffix},
+			remember(unix.NFT_DYNSET_OP_UPDATE), send)),
+		rule(load, one(
+			c.choose(found),
+			&expr.Lookup{SourceRegister: frontend, DestRegister: found, IsDestRegSet: true, SetName: endpoints},
+			// What is remembered of an endpoint that is gone would stay: an update changes no data.
+			remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), send)),
+	}
+}
+
+// dynsetDelete is NFT_DYNSET_OP_DELETE, which x/sys/unix lacks.
+const dynsetDelete = 2
+
+func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
