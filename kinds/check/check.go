@@ -3,6 +3,7 @@
 package check
 
 import (
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -149,3 +150,13 @@ func DefaultPointer[T any](to **T, value T) {
 
 // Same compares as the API does: nil and empty lists are equal, and so are equal quantities and times of any form.
 func Same(a, b any) bool { return apiequality.Semantic.DeepEqual(a, b) }
+
+// PodNameWarning warns of an object whose name its pods' names start with and which is no host name.
+func PodNameWarning(name string) []string {
+	msgs := validation.IsDNS1123Label(name)
+	if len(msgs) == 0 {
+		return nil
+	}
+	const text = "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v"
+	return []string{fmt.Sprintf(text, msgs)}
+}

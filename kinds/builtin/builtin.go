@@ -1,0 +1,65 @@
+// Package builtin is the one list of all built-in kinds. The daemon and tests import it; only it imports the group packages.
+package builtin
+
+import (
+	"github.com/kebernetes/kebernetes/kinds"
+	"github.com/kebernetes/kebernetes/kinds/apps"
+	"github.com/kebernetes/kebernetes/kinds/authentication"
+	"github.com/kebernetes/kebernetes/kinds/authorization"
+	"github.com/kebernetes/kebernetes/kinds/batch"
+	"github.com/kebernetes/kebernetes/kinds/coordination"
+	"github.com/kebernetes/kebernetes/kinds/core"
+	"github.com/kebernetes/kebernetes/kinds/discovery"
+	"github.com/kebernetes/kebernetes/kinds/events"
+	"github.com/kebernetes/kebernetes/kinds/rbac"
+	"github.com/kebernetes/kebernetes/kinds/scheduling"
+)
+
+// Table returns a new table of all built-in kinds.
+func Table() *kinds.Table { return kinds.NewTable(Kinds()...) }
+
+// Kinds returns new rows of all built-in kinds: core first, then group by group.
+func Kinds() []*kinds.Kind {
+	event := events.Core()
+	return []*kinds.Kind{
+		core.Binding(),
+		core.ConfigMap(),
+		core.Endpoints(),
+		event,
+		core.Namespace(),
+		core.Node(),
+		core.Pod(),
+		core.PodTemplate(),
+		core.Secret(),
+		core.Service(),
+		core.ServiceAccount(),
+
+		apps.ControllerRevision(),
+		apps.DaemonSet(),
+		apps.Deployment(),
+		apps.ReplicaSet(),
+		apps.StatefulSet(),
+
+		authentication.SelfSubjectReview(),
+		authentication.TokenReview(),
+
+		authorization.LocalSubjectAccessReview(),
+		authorization.SelfSubjectAccessReview(),
+		authorization.SelfSubjectRulesReview(),
+		authorization.SubjectAccessReview(),
+
+		batch.CronJob(),
+		batch.Job(),
+
+		coordination.Lease(),
+		discovery.EndpointSlice(),
+		events.Event(event),
+
+		rbac.ClusterRole(),
+		rbac.ClusterRoleBinding(),
+		rbac.Role(),
+		rbac.RoleBinding(),
+
+		scheduling.PriorityClass(),
+	}
+}
