@@ -51,8 +51,8 @@ type Kind struct {
 	// Default fills in what the user left out. It runs after decoding, after every admission step that changed the object,
 	// and on reads from disk, so it must be idempotent.
 	Default func(obj Object)
-	// PrepareCreate drops what a client may not set on create (status), before validation. The server itself sets uid,
-	// creationTimestamp and, when HasGeneration, generation 1.
+	// PrepareCreate drops what a client may not set on create (status), before validation. The server itself has set name,
+	// uid, creationTimestamp and, when HasGeneration, generation 1 before: some kinds derive fields from them.
 	PrepareCreate func(obj Object)
 	// PrepareUpdate carries over from old what an update of the main resource may not change (status). The server bumps
 	// generation itself: see Generation.
@@ -126,7 +126,9 @@ type Subresource struct {
 	ValidateBody func(obj Object) field.ErrorList
 	// PrepareUpdate carries over from old all that this subresource may not change. nil marks a subresource with
 	// behaviour of its own.
-	PrepareUpdate  func(obj, old Object)
+	PrepareUpdate func(obj, old Object)
+	// Stamp sets the times that the change itself calls for, after PrepareUpdate; nil means none. now is the server's clock.
+	Stamp          func(obj, old Object, now metav1.Time)
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	Warnings       func(obj, old Object) []string
 	ResetFields    map[string][]string

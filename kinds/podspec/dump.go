@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"reflect"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // Dump is a value that validation prints whole, as upstream prints it: JSON with Go field names and every field, absent
@@ -25,7 +28,8 @@ func dumpTo(b *bytes.Buffer, v reflect.Value) error {
 		b.WriteString("null")
 		return nil
 	}
-	if _, own := v.Interface().(json.Marshaler); !own {
+	// The types of apimachinery have JSON names upstream too.
+	if _, own := v.Interface().(json.Marshaler); !own && !ofMachinery(v.Type()) {
 		switch v.Kind() {
 		case reflect.Pointer:
 			return dumpTo(b, v.Elem())
@@ -53,22 +57,36 @@ func dumpTo(b *bytes.Buffer, v reflect.Value) error {
 	return err
 }
 
-// dumpFields writes the fields of a struct, those of embedded structs among them.
+func ofMachinery(t reflect.Type) bool { return strings.HasPrefix(t.PkgPath(), "k8s.io/apimachinery/") }
+
+// dumpFields writes the fields of a struct, those of embedded structs among them. The kind is no field upstream.
 func dumpFields(b *bytes.Buffer, v reflect.Value) error {
+	separator := ""
 	for i := range v.NumField() {
-		if i > 0 {
-			b.WriteByte(',')
-		}
 		f := v.Type().Field(i)
-		if f.Anonymous {
-			if err := dumpFields(b, v.Field(i)); err != nil {
-				return err
-			}
+		if f.Type == reflect.TypeFor[metav1.TypeMeta]() {
 			continue
 		}
-		b.WriteString(`"` + f.Name + `":`)
-		if err := dumpTo(b, v.Field(i)); err != nil {
+		var inner bytes.Buffer
+		var err error
+		switch {
+		case f.Anonymous && ofMachinery(f.Type):
+			var out []byte
+			out, err = json.Marshal(v.Field(i).Interface())
+			inner.Write(bytes.TrimSuffix(bytes.TrimPrefix(out, []byte("{")), []byte("}")))
+		case f.Anonymous:
+			err = dumpFields(&inner, v.Field(i))
+		default:
+			inner.WriteString(`"` + f.Name + `":`)
+			err = dumpTo(&inner, v.Field(i))
+		}
+		if err != nil {
 			return err
+		}
+		if inner.Len() > 0 {
+			b.WriteString(separator)
+			b.Write(inner.Bytes())
+			separator = ","
 		}
 	}
 	return nil
