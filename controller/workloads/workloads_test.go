@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -400,9 +401,9 @@ func TestReplicaSetAdoptsReleasesAndReports(t *testing.T) {
 func TestReplicaSetTellsWhyItCannotCreate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI()
-		refuse := true
+		var allowed atomic.Bool
 		api.Refuse = func(verb string, k *kinds.Kind, obj client.Object) error {
-			if refuse && verb == "create" && k.Resource == "pods" {
+			if !allowed.Load() && verb == "create" && k.Resource == "pods" {
 				return apierrors.NewForbidden(k.GroupResource(), "", fmt.Errorf("exceeded quota"))
 			}
 			return nil
@@ -422,7 +423,7 @@ func TestReplicaSetTellsWhyItCannotCreate(t *testing.T) {
 		if len(s.Conditions) != 1 || s.Conditions[0].Reason != "FailedCreate" || !strings.Contains(s.Conditions[0].Message, "exceeded quota") {
 			t.Errorf("conditions %+v", s.Conditions)
 		}
-		refuse = false
+		allowed.Store(true)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if s := All[*appsv1.ReplicaSet](api)[0].Status; len(s.Conditions) != 0 || s.Replicas != 50 {
