@@ -1,0 +1,374 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/cri"
+)
+
+// The rhythm of upstream's kubelet: the lease lives 40 s and is renewed every 10, the status is written when it changes and
+// every 5 minutes.
+const (
+	leaseSeconds  = 40
+	renewInterval = 10 * time.Second
+	reportEvery   = 5 * time.Minute
+	maxImages     = 50
+)
+
+// Keeper keeps one node's object and lease. Fill the fields, then Run.
+type Keeper struct {
+	Client   *client.Client
+	Runtime  cri.Runtime
+	Logger   *slog.Logger
+	Name     string
+	IPs      []string
+	Hostname string
+	Labels   map[string]string
+	Taints   []corev1.Taint
+	// Dir lies on the node's main file system; empty: disk pressure is not looked at.
+	Dir string
+	// Capacity and Allocatable as computed from the Machine.
+	Capacity, Allocatable corev1.ResourceList
+	Info                  corev1.NodeSystemInfo
+	// Port of the node's HTTP API.
+	Port int32
+	// Recorder of events about the node.
+	Event func(node *corev1.Node, eventType, reason, message string)
+
+	mu        sync.Mutex
+	poke      chan struct{}
+	reported  time.Time
+	leaseHave *coordinationv1.Lease
+}
+
+// Run registers the node, then reports until ctx ends. registered is called once the node is in the API.
+func (k *Keeper) Run(ctx context.Context, registered func()) {
+	k.mu.Lock()
+	k.poke = make(chan struct{}, 1)
+	k.mu.Unlock()
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 7*time.Second) {
+		err := k.register(ctx)
+		if err == nil {
+			break
+		}
+		k.Logger.Warn("node is not registered yet", "node", k.Name, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+	registered()
+	tick := time.NewTicker(renewInterval)
+	defer tick.Stop()
+	for {
+		if err := k.renew(ctx); err != nil && ctx.Err() == nil {
+			k.Logger.Warn("node lease is not renewed", "node", k.Name, "err", err)
+		}
+		if err := k.report(ctx); err != nil && ctx.Err() == nil {
+			k.Logger.Warn("node status is not written", "node", k.Name, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.poke:
+		case <-tick.C:
+		}
+	}
+}
+
+// Changed makes the node look at itself and report now: its runtime or its images have changed.
+func (k *Keeper) Changed() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.poke == nil {
+		return
+	}
+	select {
+	case k.poke <- struct{}{}:
+	default:
+	}
+}
+
+func (k *Keeper) labels() map[string]string {
+	out := map[string]string{
+		corev1.LabelHostname: k.Hostname, corev1.LabelOSStable: k.Info.OperatingSystem, corev1.LabelArchStable: k.Info.Architecture,
+		"beta.kubernetes.io/os": k.Info.OperatingSystem, "beta.kubernetes.io/arch": k.Info.Architecture,
+	}
+	maps.Copy(out, k.Labels)
+	return out
+}
+
+// register creates the node, or brings the labels of the one that is there up to date.
+func (k *Keeper) register(ctx context.Context) error {
+	fresh := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: k.Name, Labels: k.labels(),
+			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
+		Spec: corev1.NodeSpec{Taints: k.Taints},
+	}
+	fresh.Status = k.status(ctx, &corev1.Node{}, time.Now())
+	old, err := client.Get[*corev1.Node](ctx, k.Client, "", k.Name)
+	if apierrors.IsNotFound(err) {
+		_, err = client.Create(ctx, k.Client, fresh)
+		if err == nil || !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		old, err = client.Get[*corev1.Node](ctx, k.Client, "", k.Name)
+	}
+	if err != nil {
+		return err
+	}
+	changed := old.DeepCopy()
+	if changed.Labels == nil {
+		changed.Labels = map[string]string{}
+	}
+	if changed.Annotations == nil {
+		changed.Annotations = map[string]string{}
+	}
+	maps.Copy(changed.Labels, fresh.Labels)
+	maps.Copy(changed.Annotations, fresh.Annotations)
+	if equality.Semantic.DeepEqual(old.ObjectMeta, changed.ObjectMeta) {
+		return nil
+	}
+	_, err = client.Update(ctx, k.Client, changed)
+	return err
+}
+
+// status computes the node's status over the present one: what others put there (extended resources, conditions, volumes) stays.
+func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) corev1.NodeStatus {
+	st := *node.Status.DeepCopy()
+	st.Addresses = nil
+	for _, ip := range k.IPs {
+		st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: k.Hostname})
+	st.Capacity = foreign(st.Capacity, k.Capacity)
+	st.Allocatable = foreign(st.Allocatable, k.Allocatable)
+	for name, q := range st.Capacity {
+		// An extended resource that was only put into capacity may be used as a whole.
+		if _, ok := st.Allocatable[name]; !ok {
+			st.Allocatable[name] = q.DeepCopy()
+		}
+	}
+	st.NodeInfo = k.Info
+	st.DaemonEndpoints.KubeletEndpoint.Port = k.Port
+	runtimeErr := ""
+	s, err := k.Runtime.Status(ctx)
+	if err != nil {
+		runtimeErr = fmt.Sprintf("container runtime is down: %v", err)
+	} else {
+		for _, c := range s.GetStatus().GetConditions() {
+			if (c.Type == "RuntimeReady" || c.Type == "NetworkReady") && !c.Status {
+				word := "container runtime"
+				if c.Type == "NetworkReady" {
+					word = "container runtime network"
+				}
+				runtimeErr = fmt.Sprintf("%s not ready: %s=%t reason:%s message:%s", word, c.Type, c.Status, c.Reason, c.Message)
+				break
+			}
+		}
+		st.RuntimeHandlers = nil
+		for _, h := range s.GetRuntimeHandlers() {
+			rro, userns := h.GetFeatures().GetRecursiveReadOnlyMounts(), h.GetFeatures().GetUserNamespaces()
+			st.RuntimeHandlers = append(st.RuntimeHandlers, corev1.NodeRuntimeHandler{Name: h.GetName(),
+				Features: &corev1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: &rro, UserNamespaces: &userns}})
+		}
+		if f := s.GetFeatures(); f != nil {
+			policy := f.GetSupplementalGroupsPolicy()
+			st.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &policy}
+		}
+		if images, err := k.listImages(ctx); err == nil {
+			st.Images = images
+		}
+	}
+	k.conditions(&st, runtimeErr, metav1.NewTime(now.Truncate(time.Second)))
+	return st
+}
+
+// foreign puts own over what is there.
+func foreign(there, own corev1.ResourceList) corev1.ResourceList {
+	out := there.DeepCopy()
+	if out == nil {
+		out = corev1.ResourceList{}
+	}
+	maps.Copy(out, own)
+	return out
+}
+
+func (k *Keeper) conditions(st *corev1.NodeStatus, runtimeErr string, now metav1.Time) {
+	set := func(t corev1.NodeConditionType, bad bool, badReason, badMessage, goodReason, goodMessage string) {
+		c := corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: goodReason, Message: goodMessage, LastHeartbeatTime: now, LastTransitionTime: now}
+		if bad {
+			c.Reason, c.Message = badReason, badMessage
+		}
+		if bad != (t == corev1.NodeReady) {
+			c.Status = corev1.ConditionTrue
+		}
+		i := slices.IndexFunc(st.Conditions, func(o corev1.NodeCondition) bool { return o.Type == t })
+		if i < 0 {
+			st.Conditions = append(st.Conditions, c)
+			return
+		}
+		if st.Conditions[i].Status == c.Status {
+			c.LastTransitionTime = st.Conditions[i].LastTransitionTime
+		}
+		st.Conditions[i] = c
+	}
+	memory, disk, pids := k.pressure()
+	set(corev1.NodeMemoryPressure, memory, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
+		"KubeletHasSufficientMemory", "kubelet has sufficient memory available")
+	set(corev1.NodeDiskPressure, disk, "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+	set(corev1.NodePIDPressure, pids, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
+	set(corev1.NodeReady, runtimeErr != "", "KubeletNotReady", runtimeErr, "KubeletReady", "kubelet is posting ready status")
+}
+
+// pressure compares the machine with upstream's hard eviction thresholds.
+func (k *Keeper) pressure() (memory, disk, pids bool) {
+	if k.Dir == "" {
+		return false, false, false
+	}
+	if free := Meminfo("MemAvailable"); free > 0 && free < evictionMemory {
+		memory = true
+	}
+	var st unix.Statfs_t
+	if unix.Statfs(k.Dir, &st) == nil {
+		disk = st.Blocks > 0 && st.Bavail*100/st.Blocks < evictionDisk || st.Files > 0 && st.Ffree*100/st.Files < 5
+	}
+	return memory, disk, false
+}
+
+// listImages returns the largest images, as the scheduler's image locality wants them.
+func (k *Keeper) listImages(ctx context.Context) ([]corev1.ContainerImage, error) {
+	images, err := k.Runtime.ListImages(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]corev1.ContainerImage, 0, len(images))
+	for _, i := range images {
+		names := append(slices.Clone(i.RepoDigests), i.RepoTags...)
+		if len(names) > 5 {
+			names = names[:5]
+		}
+		out = append(out, corev1.ContainerImage{Names: names, SizeBytes: int64(i.Size)})
+	}
+	slices.SortFunc(out, func(a, b corev1.ContainerImage) int {
+		return cmp.Or(cmp.Compare(b.SizeBytes, a.SizeBytes), slices.Compare(a.Names, b.Names))
+	})
+	return out[:min(len(out), maxImages)], nil
+}
+
+// report writes the status when it says something new, or when the last report is old.
+func (k *Keeper) report(ctx context.Context) error {
+	now := time.Now()
+	node, err := client.Get[*corev1.Node](ctx, k.Client, "", k.Name)
+	if apierrors.IsNotFound(err) {
+		// Somebody deleted the node; it is still here.
+		return k.register(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	st := k.status(ctx, node, now)
+	if now.Sub(k.reported) < reportEvery && same(&node.Status, &st) {
+		return nil
+	}
+	changed := node.DeepCopy()
+	changed.Status = st
+	if _, err := client.UpdateStatus(ctx, k.Client, changed); err != nil {
+		return err
+	}
+	k.announce(node, &st)
+	k.reported = now
+	return nil
+}
+
+// announce tells of changed conditions by the events that upstream's kubelet writes.
+func (k *Keeper) announce(node *corev1.Node, st *corev1.NodeStatus) {
+	names := map[corev1.NodeConditionType][2]string{
+		corev1.NodeMemoryPressure: {"NodeHasInsufficientMemory", "NodeHasSufficientMemory"},
+		corev1.NodeDiskPressure:   {"NodeHasDiskPressure", "NodeHasNoDiskPressure"},
+		corev1.NodePIDPressure:    {"NodeHasInsufficientPID", "NodeHasSufficientPID"},
+		corev1.NodeReady:          {"NodeReady", "NodeNotReady"},
+	}
+	for _, c := range st.Conditions {
+		reasons, ours := names[c.Type]
+		i := slices.IndexFunc(node.Status.Conditions, func(o corev1.NodeCondition) bool { return o.Type == c.Type })
+		if !ours || i >= 0 && node.Status.Conditions[i].Status == c.Status {
+			continue
+		}
+		reason := reasons[1]
+		if c.Status == corev1.ConditionTrue {
+			reason = reasons[0]
+		}
+		k.Event(node, corev1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", k.Name, reason))
+	}
+}
+
+// same compares statuses without their heartbeats.
+func same(a, b *corev1.NodeStatus) bool {
+	x, y := a.DeepCopy(), b.DeepCopy()
+	for _, st := range []*corev1.NodeStatus{x, y} {
+		for i := range st.Conditions {
+			st.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+	}
+	return equality.Semantic.DeepEqual(x, y)
+}
+
+// renew creates or renews the lease by which the control plane sees that the node lives.
+func (k *Keeper) renew(ctx context.Context) error {
+	now := metav1.NewMicroTime(time.Now())
+	seconds := int32(leaseSeconds)
+	have := k.leaseHave
+	if have == nil {
+		l, err := client.Get[*coordinationv1.Lease](ctx, k.Client, corev1.NamespaceNodeLease, k.Name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		if err == nil {
+			have = l
+		}
+	}
+	if have == nil {
+		fresh := &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: k.Name},
+			Spec:       coordinationv1.LeaseSpec{HolderIdentity: &k.Name, LeaseDurationSeconds: &seconds, RenewTime: &now},
+		}
+		if node, err := client.Get[*corev1.Node](ctx, k.Client, "", k.Name); err == nil {
+			fresh.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
+		}
+		made, err := client.Create(ctx, k.Client, fresh)
+		if err == nil {
+			k.leaseHave = made
+		}
+		return err
+	}
+	renewed := have.DeepCopy()
+	renewed.Spec.HolderIdentity, renewed.Spec.LeaseDurationSeconds, renewed.Spec.RenewTime = &k.Name, &seconds, &now
+	made, err := client.Update(ctx, k.Client, renewed)
+	if err != nil {
+		k.leaseHave = nil // read it anew next time
+		if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	k.leaseHave = made
+	return nil
+}
