@@ -547,3 +547,10 @@ func TestVet(t *testing.T) {
 		t.Errorf("go vet: %v\n%s", err, out)
 	}
 }
+
+// SA1019 is off: to serve the Kubernetes API is to serve its deprecated fields and kinds too.
+func TestStaticcheck(t *testing.T) {
+	if out, err := exec.Command("go", "tool", "staticcheck", "-checks", "inherit,-SA1019", "./...").CombinedOutput(); err != nil {
+		t.Errorf("staticcheck: %v\n%s", err, out)
+	}
+}

@@ -85,6 +85,9 @@ func NewRemote(o RemoteOptions) *Remote {
 	return r
 }
 
+// Table is the set of kinds that the transport can carry.
+func (r *Remote) Table() *kinds.Table { return r.o.Table }
+
 // Name is the component's name.
 func (r *Remote) Name() string { return "mirror" }
 
