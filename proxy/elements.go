@@ -12,14 +12,16 @@ import (
 type set uint8
 
 const (
-	setServices      set = iota // address . protocol . port → verdict
-	setPorts                    // protocol . port of any address of the node → verdict
+	setServices      set = iota // address . protocol . port → way
+	setPorts                    // protocol . port of any address of the node → way
 	setOutside                  // as setServices, for connections from outside of the cluster
 	setOutsidePorts             // as setPorts, likewise
+	setWays                     // way → verdict, for the maps above
 	setEndpoints                // address . protocol . port . index → address . port
 	setAffine                   // address . protocol . port . endpoint's address . endpoint's port
-	setUnserved                 // address . protocol . port → verdict, where no endpoint is
-	setUnservedPorts            // protocol . port → verdict
+	setUnserved                 // address . protocol . port → way, where no endpoint is
+	setUnservedPorts            // protocol . port → way
+	setFates                    // way → verdict, for the maps above
 	setClusterIPs               // address
 	setHairpins                 // address . the same address
 	setRestricted               // address . protocol . port with source ranges
@@ -29,7 +31,7 @@ const (
 )
 
 func (s set) String() string {
-	return [...]string{"services", "ports", "outside", "outside-ports", "endpoints", "affine", "unserved", "unserved-ports",
+	return [...]string{"services", "ports", "outside", "outside-ports", "ways", "endpoints", "affine", "unserved", "unserved-ports", "fates",
 		"cluster-ips", "hairpins", "restricted", "allowed", "affinity"}[s]
 }
 
@@ -42,21 +44,41 @@ type elementID struct {
 
 // elementValue is what an element holds besides its key. The zero value is a member of a plain set.
 type elementValue struct {
-	data   string // of a map to data
-	chain  chain  // of a verdict map: go to this chain, unless it is the zero chain
-	code   verdict
+	data   string // of endpoints
+	way    way    // of the maps to ways
 	keyEnd string // the end of a range, inclusive
 }
 
-// verdict is what a verdict map says when it does not name a chain for endpoints.
+// way is what becomes of a connection: a chain for endpoints, or, when that is the zero chain, a verdict.
+//
+// Frontends lead to a way, and a small map to its verdict, rather than to the verdict at once: the kernel checks all elements of a
+// verdict map for loops whenever one of them changes, which takes a millisecond for 10,000 services.
+type way struct {
+	chain chain
+	code  verdict
+}
+
+// verdict is a way's code when it has no chain.
 type verdict uint8
 
 const (
-	verdictChain  verdict = iota
-	verdictAccept         // no change of address: what follows decides
+	verdictAccept verdict = iota + 1 // no change of address: what follows decides
 	verdictReject
 	verdictDrop
 )
+
+// key is the way in the kernel's form, two numbers: count and kind, and seconds of affinity.
+func (w way) key() string {
+	c := w.chain
+	kind := uint32(c.n) | uint32(c.masquerade)<<16 | uint32(w.code)<<24
+	for bit, on := range []bool{c.anyAddr, c.outside} {
+		if on {
+			kind |= 1 << (20 + bit)
+		}
+	}
+	b := binary.BigEndian.AppendUint32(nil, kind)
+	return string(binary.BigEndian.AppendUint32(b, uint32(c.affinity/time.Second)))
+}
 
 type element struct {
 	elementID
@@ -97,8 +119,9 @@ func (c chain) String() string {
 	return b.String()
 }
 
-// outsideIndex is where the indices of the outside route's endpoints start, in the one map of endpoints.
-const outsideIndex = 1 << 16
+// outsideIndex is where the indices of the outside route's endpoints start, in the one map of endpoints, and so how many
+// endpoints a frontend can have; more of them get no connections.
+const outsideIndex = 1<<16 - 1
 
 // elements returns all elements of a frontend.
 func (f *frontend) elements() []element {
@@ -138,17 +161,18 @@ func (f *frontend) routeElements(out []element, r *route, outside bool) []elemen
 			code = verdictDrop
 		}
 		if !outside || len(f.inside.endpoints) > 0 { // else the inside's element is there
-			out = append(out, element{elementID{unserved, f.v6, f.key()}, elementValue{code: code}})
+			out = append(out, element{elementID{unserved, f.v6, f.key()}, elementValue{way: way{code: code}}})
 		}
 		if outside {
 			// Or else the connection would go the inside's way.
-			out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{code: verdictAccept}})
+			out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{way: way{code: verdictAccept}}})
 		}
 		return out
 	}
-	to := chain{n: len(r.endpoints), v6: f.v6, anyAddr: !f.addr.IsValid(), outside: outside, masquerade: r.masquerade, affinity: f.affinity}
-	out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{chain: to}})
-	for i, e := range r.endpoints {
+	endpoints := r.endpoints[:min(len(r.endpoints), outsideIndex)]
+	to := chain{n: len(endpoints), v6: f.v6, anyAddr: !f.addr.IsValid(), outside: outside, masquerade: r.masquerade, affinity: f.affinity}
+	out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{way: way{chain: to}}})
+	for i, e := range endpoints {
 		out = append(out, element{
 			elementID{setEndpoints, f.v6, f.fullKey() + string(binary.NativeEndian.AppendUint32(nil, first+uint32(i)))},
 			elementValue{data: addrPortKey(e)}})

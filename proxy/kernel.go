@@ -17,6 +17,11 @@ type kernel struct {
 	families []*family
 	bridge   string
 	netns    int // descriptor of the namespace to work in; 0 means the process's own
+
+	// The connection lasts: to close one makes the kernel wait until all that transactions removed is freed, 15 ms here.
+	conn   *nftables.Conn
+	socket *netlink.Conn // of conn
+	room   int           // elements that socket's buffers hold
 }
 
 const (
@@ -26,19 +31,44 @@ const (
 	kernelTime = time.Minute
 )
 
-// connect opens a netlink connection with room for a transaction of so many elements: the kernel takes a transaction only as
-// one datagram, and answers each message of it.
+// connect returns a connection with room for a transaction of so many elements: the kernel takes a transaction only as one
+// datagram, and answers each message of it.
 func (k *kernel) connect(elements int) (*nftables.Conn, error) {
-	return nftables.New(nftables.WithNetNSFd(k.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(1<<20+elements*256), c.SetReadBuffer(1<<20+elements*16), c.SetDeadline(time.Now().Add(kernelTime)))
-	}))
+	if k.conn == nil {
+		conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(k.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			k.socket, k.room = c, 0
+			return nil
+		}))
+		if err != nil {
+			return nil, fmt.Errorf("open nftables: %w", err)
+		}
+		k.conn = conn
+	}
+	if k.room == 0 || elements > k.room {
+		k.room = max(elements, 2*chunk)
+		if err := errors.Join(k.socket.SetWriteBuffer(1<<18+k.room*256), k.socket.SetReadBuffer(1<<18+k.room*16)); err != nil {
+			return nil, fmt.Errorf("make room for nftables: %w", err)
+		}
+	}
+	if err := k.socket.SetDeadline(time.Now().Add(kernelTime)); err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return k.conn, nil
+}
+
+// close lets the connection go. After an error it must not be used again: answers of the kernel may still be in it.
+func (k *kernel) close() {
+	if k.conn != nil {
+		k.conn.CloseLasting()
+		k.conn, k.socket = nil, nil
+	}
 }
 
 // load replaces whatever the table holds by the static chains and the batch, in one transaction. Remembered clients stay.
 func (k *kernel) load(b *batch) error {
 	conn, err := k.connect(len(b.elements))
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return err
 	}
 	clients := k.clients(conn)
 	conn.AddTable(k.table) // the next line fails where there is none
@@ -53,6 +83,17 @@ func (k *kernel) load(b *batch) error {
 	}
 	for _, c := range staticChains(k.table, k.families, k.bridge) {
 		k.addChain(conn, c.Chain, c.rules)
+	}
+	for _, f := range k.families {
+		if err := errors.Join(
+			conn.SetAddElements(f.newSet(k.table, setWays), []nftables.SetElement{
+				{Key: []byte(way{code: verdictAccept}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictAccept}}}),
+			conn.SetAddElements(f.newSet(k.table, setFates), []nftables.SetElement{
+				{Key: []byte(way{code: verdictReject}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}},
+				{Key: []byte(way{code: verdictDrop}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictDrop}}}),
+		); err != nil {
+			return fmt.Errorf("elements of ways: %w", err)
+		}
 	}
 	if err := k.addBatch(conn, b); err != nil {
 		return err
@@ -74,7 +115,7 @@ func (k *kernel) load(b *batch) error {
 func (k *kernel) apply(b *batch) error {
 	conn, err := k.connect(len(b.elements))
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return err
 	}
 	if err := k.addBatch(conn, b); err != nil {
 		return err
@@ -89,7 +130,7 @@ func (k *kernel) apply(b *batch) error {
 func (k *kernel) remove() error {
 	conn, err := k.connect(0)
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return err
 	}
 	conn.AddTable(k.table)
 	conn.DelTable(k.table)
@@ -113,8 +154,13 @@ func (k *kernel) addBatch(conn *nftables.Conn, b *batch) error {
 		byFamily[f.v6] = f
 	}
 	for _, c := range b.newChains {
-		if f := byFamily[c.v6]; f != nil {
-			k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
+		f := byFamily[c.v6]
+		if f == nil {
+			continue
+		}
+		k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
+		if err := conn.SetAddElements(f.newSet(k.table, setWays), wayTo(c)); err != nil {
+			return fmt.Errorf("way to %s: %w", c, err)
 		}
 	}
 	type place struct {
@@ -147,26 +193,24 @@ func (k *kernel) addBatch(conn *nftables.Conn, b *batch) error {
 		}
 	}
 	for _, c := range b.oldChains {
-		if byFamily[c.v6] != nil {
+		if f := byFamily[c.v6]; f != nil {
+			if err := conn.SetDeleteElements(f.newSet(k.table, setWays), wayTo(c)); err != nil {
+				return fmt.Errorf("way to %s: %w", c, err)
+			}
 			conn.DelChain(&nftables.Chain{Table: k.table, Name: c.String()})
 		}
 	}
 	return nil
 }
 
+func wayTo(c chain) []nftables.SetElement {
+	return []nftables.SetElement{{Key: []byte(way{chain: c}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: c.String()}}}
+}
+
 func kernelElement(id elementID, v *elementValue) nftables.SetElement {
 	e := nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(v.keyEnd), Val: []byte(v.data)}
-	switch id.set {
-	case setServices, setPorts, setOutside, setOutsidePorts, setUnserved, setUnservedPorts:
-		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: v.chain.String()}
-		switch v.code {
-		case verdictAccept:
-			e.VerdictData = &expr.Verdict{Kind: expr.VerdictAccept}
-		case verdictReject:
-			e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}
-		case verdictDrop:
-			e.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
-		}
+	if v.way != (way{}) {
+		e.Val = []byte(v.way.key())
 	}
 	return e
 }

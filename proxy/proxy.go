@@ -108,6 +108,7 @@ func Reset(opts Options) error {
 }
 
 func (p *Proxy) close() {
+	p.kernel.close()
 	if p.netns != nil {
 		p.netns.Close()
 	}
@@ -136,6 +137,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		if errors.Is(err, client.ErrCompacted) {
 			continue
 		}
+		p.kernel.close()
 		p.logger.Error("services are not programmed: loading the whole table anew", "error", err)
 		select {
 		case <-ctx.Done():

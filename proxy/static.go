@@ -44,9 +44,9 @@ func (f *family) chains() map[string][][]expr.Any {
 		clusterIPs = append(clusterIPs, rule(f.within(f.dst, cidr, expr.CmpOpEq), one(drop())))
 	}
 	return map[string][][]expr.Any{
-		"services-":    {f.dispatch(setServices, false), rule(anyAddr, f.dispatch(setPorts, true))},
-		"outside-":     {f.dispatch(setOutside, false), rule(anyAddr, f.dispatch(setOutsidePorts, true))},
-		"unserved-":    {f.dispatch(setUnserved, false), rule(anyAddr, f.dispatch(setUnservedPorts, true))},
+		"services-":    {f.dispatch(setServices, false, setWays), rule(anyAddr, f.dispatch(setPorts, true, setWays))},
+		"outside-":     {f.dispatch(setOutside, false, setWays), rule(anyAddr, f.dispatch(setOutsidePorts, true, setWays))},
+		"unserved-":    {f.dispatch(setUnserved, false, setFates), rule(anyAddr, f.dispatch(setUnservedPorts, true, setFates))},
 		"firewall-":    {rule(restricted, allowed, one(drop()))},
 		"cluster-ips-": clusterIPs,
 	}

@@ -253,11 +253,11 @@ func (t *table) seal(b *batch) {
 			delete(b.elements, id)
 			continue
 		}
-		if c.before != nil && c.before.chain.n > 0 {
-			uses[c.before.chain]--
+		if c.before != nil && c.before.way.chain.n > 0 {
+			uses[c.before.way.chain]--
 		}
-		if c.after != nil && c.after.chain.n > 0 {
-			uses[c.after.chain]++
+		if c.after != nil && c.after.way.chain.n > 0 {
+			uses[c.after.way.chain]++
 		}
 	}
 	for to, delta := range uses {
