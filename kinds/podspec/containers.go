@@ -3,7 +3,6 @@ package podspec
 import (
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -222,20 +221,8 @@ func (r *report) restartRules(at *field.Path, c *corev1.Container) {
 			continue
 		}
 		oneOfRequired(r, exits.Child("operator"), rule.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
-		r.exitCodes(exits.Child("values"), rule.ExitCodes.Values)
-	}
-}
-
-func (r *report) exitCodes(at *field.Path, values []int32) {
-	switch n := len(values); {
-	case n == 0:
-		r.required(at, "must be specified")
-	case n > 255:
-		r.add(field.TooMany(at, n, 255))
-	}
-	for i, v := range values {
-		if slices.Contains(values[:i], v) {
-			r.add(field.Duplicate(at.Index(i), v))
+		if n := len(rule.ExitCodes.Values); n > 255 {
+			r.add(field.TooMany(exits.Child("values"), n, 255))
 		}
 	}
 }

@@ -8,8 +8,10 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// Default fills in what pods and pod templates have in common. It is idempotent.
+// Default fills in what pods and pod templates lack, and clears the fields that are not served. It is idempotent, and writes
+// nothing into a spec that it has seen before, so that such a spec may be shared.
 func Default(spec *corev1.PodSpec) {
+	dropUnserved(spec)
 	setDefault(&spec.RestartPolicy, corev1.RestartPolicyAlways)
 	setDefault(&spec.DNSPolicy, corev1.DNSClusterFirst)
 	setDefault(&spec.SchedulerName, corev1.DefaultSchedulerName)
@@ -40,7 +42,7 @@ func DefaultPod(pod *corev1.Pod) {
 	for _, list := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 		for i := range list {
 			res := &list[i].Resources
-			res.Requests = withDefaults(res.Requests, res.Limits)
+			withDefaults(&res.Requests, res.Limits)
 			for j := range list[i].Ports {
 				if p := &list[i].Ports[j]; spec.HostNetwork && p.HostPort == 0 {
 					p.HostPort = p.ContainerPort
@@ -68,32 +70,30 @@ func defaultPodResources(pod *corev1.Pod) {
 	}
 	limits := resourcehelper.AggregateContainerLimits(pod, resourcehelper.PodResourcesOptions{})
 	requests := resourcehelper.AggregateContainerRequests(pod, resourcehelper.PodResourcesOptions{})
-	res.Limits = withDefaults(res.Limits, podLevel(limits, isHugePages))
-	res.Requests = withDefaults(res.Requests, podLevel(requests, resourcehelper.IsSupportedPodLevelResource))
-	res.Requests = withDefaults(res.Requests, podLevel(res.Limits, resourcehelper.IsSupportedPodLevelResource))
+	withDefaults(&res.Limits, podLevel(limits, isHugePages))
+	withDefaults(&res.Requests, podLevel(requests, resourcehelper.IsSupportedPodLevelResource))
+	withDefaults(&res.Requests, podLevel(res.Limits, resourcehelper.IsSupportedPodLevelResource))
 }
 
-// withDefaults returns list with the entries of defaults that it lacks.
-func withDefaults(list, defaults corev1.ResourceList) corev1.ResourceList {
+// withDefaults adds to list the entries of defaults that it lacks.
+func withDefaults(list *corev1.ResourceList, defaults corev1.ResourceList) {
 	for name, q := range defaults {
-		if _, set := list[name]; set {
+		if _, set := (*list)[name]; set {
 			continue
 		}
-		if list == nil {
-			list = corev1.ResourceList{}
+		if *list == nil {
+			*list = corev1.ResourceList{}
 		}
-		list[name] = q.DeepCopy()
+		(*list)[name] = q.DeepCopy()
 	}
-	return list
 }
 
 // RoundUp rounds every quantity up to a thousandth, the finest that the API keeps.
 func RoundUp(list corev1.ResourceList) {
 	for name, q := range list {
-		if q.RoundUp(resource.Milli) {
-			continue
+		if exact := q.RoundUp(resource.Milli); !exact {
+			list[name] = q
 		}
-		list[name] = q
 	}
 }
 
@@ -237,5 +237,88 @@ func setDefault[T comparable](field *T, value T) {
 func point[T any](field **T, value T) {
 	if *field == nil {
 		*field = ptr.To(value)
+	}
+}
+
+// dropUnserved clears the fields of upstream's alpha features, which a server with upstream's own settings ignores too.
+func dropUnserved(spec *corev1.PodSpec) {
+	clearField(&spec.SchedulingGroup)
+	if spec.EvictionResponders != nil {
+		spec.EvictionResponders = nil
+	}
+	for i := range spec.Volumes {
+		if v := &spec.Volumes[i]; v.EmptyDir != nil {
+			clearField(&v.EmptyDir.Mode)
+		} else {
+			dropFileOwners(&v.VolumeSource)
+		}
+	}
+	eachContainer(spec, func(_ string, _ int, c *corev1.Container) {
+		for i := range c.VolumeMounts {
+			if m := &c.VolumeMounts[i]; m.BindMountOptions != nil {
+				m.BindMountOptions = nil
+			}
+		}
+		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+			if p != nil && p.HTTPGet != nil {
+				clearField(&p.HTTPGet.Protocol)
+			}
+			if p != nil && p.GRPC != nil {
+				clearField(&p.GRPC.Mode)
+			}
+		}
+	})
+}
+
+func dropFileOwners(v *corev1.VolumeSource) {
+	downward := func(items []corev1.DownwardAPIVolumeFile) {
+		for i := range items {
+			clearField(&items[i].User)
+		}
+	}
+	keys := func(items []corev1.KeyToPath) {
+		for i := range items {
+			clearField(&items[i].User)
+		}
+	}
+	switch {
+	case v.Secret != nil:
+		clearField(&v.Secret.DefaultUser)
+		keys(v.Secret.Items)
+	case v.ConfigMap != nil:
+		clearField(&v.ConfigMap.DefaultUser)
+		keys(v.ConfigMap.Items)
+	case v.DownwardAPI != nil:
+		clearField(&v.DownwardAPI.DefaultUser)
+		downward(v.DownwardAPI.Items)
+	case v.Projected != nil:
+		clearField(&v.Projected.DefaultUser)
+		for i := range v.Projected.Sources {
+			s := &v.Projected.Sources[i]
+			if s.Secret != nil {
+				keys(s.Secret.Items)
+			}
+			if s.ConfigMap != nil {
+				keys(s.ConfigMap.Items)
+			}
+			if s.DownwardAPI != nil {
+				downward(s.DownwardAPI.Items)
+			}
+			if s.ServiceAccountToken != nil {
+				clearField(&s.ServiceAccountToken.User)
+			}
+			if s.ClusterTrustBundle != nil {
+				clearField(&s.ClusterTrustBundle.User)
+			}
+			if s.PodCertificate != nil {
+				clearField(&s.PodCertificate.User)
+			}
+		}
+	}
+}
+
+func clearField[T any](field **T) {
+	if *field != nil {
+		*field = nil
 	}
 }

@@ -55,16 +55,14 @@ func (r *report) propagation(at *field.Path, m *corev1.VolumeMount, c *corev1.Co
 	}
 	at = at.Child("recursiveReadOnly")
 	mode := *m.RecursiveReadOnly
-	switch mode {
-	case corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyIfPossible, corev1.RecursiveReadOnlyEnabled:
-		if !m.ReadOnly {
-			r.forbidden(at, "may only be specified when readOnly is true")
-		}
-		if mode != corev1.RecursiveReadOnlyDisabled && propagation != corev1.MountPropagationNone {
-			r.forbidden(at, "may only be specified when mountPropagation is None or not specified")
-		}
-	default:
-		oneOf(r, at, mode, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyIfPossible, corev1.RecursiveReadOnlyEnabled)
+	if !oneOf(r, at, mode, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible) {
+		return
+	}
+	if !m.ReadOnly {
+		r.forbidden(at, "may only be specified when readOnly is true")
+	}
+	if mode != corev1.RecursiveReadOnlyDisabled && propagation != corev1.MountPropagationNone {
+		r.forbidden(at, "may only be specified when mountPropagation is None or not specified")
 	}
 }
 

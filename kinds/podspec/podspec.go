@@ -4,6 +4,8 @@
 package podspec
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -48,14 +50,13 @@ func notNegative[T int32 | int64](r *report, at *field.Path, value T) {
 	}
 }
 
-// oneOf reports a value that is not in the list, which is printed in its order.
-func oneOf[T ~string](r *report, at *field.Path, value T, allowed ...T) {
-	for _, a := range allowed {
-		if a == value {
-			return
-		}
+// oneOf reports a value that is not in the list, which is printed in its order, and returns whether it is.
+func oneOf[T ~string](r *report, at *field.Path, value T, allowed ...T) bool {
+	ok := slices.Contains(allowed, value)
+	if !ok {
+		r.add(field.NotSupported(at, value, allowed))
 	}
-	r.add(field.NotSupported(at, value, allowed))
+	return ok
 }
 
 // oneOfRequired is oneOf for fields that must not be empty either.

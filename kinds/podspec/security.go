@@ -314,7 +314,7 @@ func (r *report) userNamespace(at *field.Path, p *podContext) {
 	for _, ns := range []struct {
 		name string
 		set  bool
-	}{{"hostNetwork", p.spec.HostNetwork}, {"hostPID", p.spec.HostPID}, {"hostIPC", p.spec.HostIPC}} {
+	}{{"hostNetwork", p.spec.HostNetwork}, {"HostPID", p.spec.HostPID}, {"HostIPC", p.spec.HostIPC}} {
 		if ns.set {
 			r.forbidden(at.Child(ns.name), refusal)
 		}

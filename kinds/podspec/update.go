@@ -284,35 +284,11 @@ func restoreResources(now, then corev1.ResourceRequirements) corev1.ResourceRequ
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			delete(out, name)
 			if q, ok := then[name]; ok {
-				out = withDefaults(out, corev1.ResourceList{name: q})
+				withDefaults(&out, corev1.ResourceList{name: q})
 			}
 		}
 		return out
 	}
 	now.Limits, now.Requests = list(now.Limits, then.Limits), list(now.Requests, then.Requests)
 	return now
-}
-
-// DropUnserved clears the fields of upstream's alpha features, which a server with upstream's own settings ignores too.
-func DropUnserved(spec *corev1.PodSpec) {
-	spec.SchedulingGroup, spec.EvictionResponders = nil, nil
-	for i := range spec.Volumes {
-		v := &spec.Volumes[i]
-		if v.EmptyDir != nil {
-			v.EmptyDir.Mode = nil
-		}
-	}
-	eachContainer(spec, func(_ string, _ int, c *corev1.Container) {
-		for i := range c.VolumeMounts {
-			c.VolumeMounts[i].BindMountOptions = nil
-		}
-		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
-			if p != nil && p.HTTPGet != nil {
-				p.HTTPGet.Protocol = nil
-			}
-			if p != nil && p.GRPC != nil {
-				p.GRPC.Mode = nil
-			}
-		}
-	})
 }

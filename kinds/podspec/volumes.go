@@ -100,7 +100,10 @@ func localSources(v *corev1.Volume, meta *metav1.ObjectMeta) []volumeCheck {
 		}},
 		{"ephemeral", v.Ephemeral != nil, func(r *report, at *field.Path) { r.ephemeralVolume(at, v, meta) }},
 		{"image", v.Image != nil, func(r *report, at *field.Path) {
-			r.present(at.Child("reference"), v.Image.Reference)
+			// Controllers may fill in the images of their templates.
+			if meta != nil {
+				r.present(at.Child("reference"), v.Image.Reference)
+			}
 			oneOfRequired(r, at.Child("pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 		}},
 	}
@@ -259,14 +262,13 @@ func trustBundleName(name string) []string {
 
 // signerName checks "domain/path".
 func (r *report) signerName(at *field.Path, name string) {
-	if domain, path, ok := strings.Cut(name, "/"); !ok {
+	domain, path, ok := strings.Cut(name, "/")
+	if !ok || !strings.Contains(domain, ".") {
 		r.invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
-	} else {
-		if len(validation.IsFullyQualifiedName(at, domain)) > 0 {
-			r.add(validation.IsFullyQualifiedName(at, domain)...)
-		}
-		r.invalid(at, name, subdomain(path)...)
+		return
 	}
+	r.invalid(at, domain, subdomain(domain)...)
+	r.invalid(at, path, subdomain(path)...)
 }
 
 func (r *report) podCertificate(at *field.Path, c *corev1.PodCertificateProjection) {
