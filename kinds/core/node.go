@@ -55,6 +55,8 @@ func Node() *kinds.Kind {
 // of one list, in which the old field wins.
 func defaultNode(n *corev1.Node) {
 	s := &n.Spec
+	// A field of an alpha feature, which is not served.
+	s.PodPreemptionPolicy = nil
 	switch {
 	case s.PodCIDR == "" && len(s.PodCIDRs) > 0:
 		s.PodCIDR = s.PodCIDRs[0]
@@ -69,7 +71,11 @@ func defaultNode(n *corev1.Node) {
 }
 
 func validateNode(n *corev1.Node) field.ErrorList {
-	// Upstream puts the taints of a node below its metadata.
+	return append(validateNodeState(n), validatePodCIDRs(n.Spec.PodCIDRs)...)
+}
+
+// validateNodeState checks what a client may write at any time: taints, which upstream reports below metadata, and amounts.
+func validateNodeState(n *corev1.Node) field.ErrorList {
 	errs := podspec.ValidateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
 	status := field.NewPath("status")
 	for _, list := range []struct {
@@ -80,14 +86,14 @@ func validateNode(n *corev1.Node) field.ErrorList {
 			errs = append(errs, podspec.ValidateQuantity(name, list.list[name], status.Child(list.name).Key(string(name)))...)
 		}
 	}
-	return append(errs, validatePodCIDRs(n.Spec.PodCIDRs, nil)...)
+	return errs
 }
 
-func validatePodCIDRs(cidrs, old []string) (errs field.ErrorList) {
+func validatePodCIDRs(cidrs []string) (errs field.ErrorList) {
 	at := field.NewPath("spec", "podCIDRs")
 	families := map[bool]int{}
 	for i, c := range cidrs {
-		errs = append(errs, validation.IsValidCIDRForLegacyField(at.Index(i), c, true, old)...)
+		errs = append(errs, validation.IsValidCIDRForLegacyField(at.Index(i), c, true, nil)...)
 		if p, err := netip.ParsePrefix(c); err == nil {
 			families[p.Addr().Is4()]++
 		}
@@ -100,7 +106,7 @@ func validatePodCIDRs(cidrs, old []string) (errs field.ErrorList) {
 
 // validateNodeUpdate holds an update to the fields that may change. providerID and podCIDRs are set once.
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
-	errs := podspec.ValidateTaints(n.Spec.Taints, field.NewPath("metadata", "taints"))
+	errs := validateNodeState(n)
 	addresses := map[corev1.NodeAddress]bool{}
 	for i, a := range n.Status.Addresses {
 		if addresses[a] {
@@ -113,7 +119,7 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 			errs = append(errs, field.Forbidden(field.NewPath("spec", "podCIDRs"), `node updates may not change podCIDR except from "" to valid`))
 		}
 	} else {
-		errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs, nil)...)
+		errs = append(errs, validatePodCIDRs(n.Spec.PodCIDRs)...)
 	}
 	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
 		errs = append(errs, field.Forbidden(field.NewPath("spec", "providerID"), `node updates may not change providerID except from "" to valid`))

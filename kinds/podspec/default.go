@@ -112,7 +112,9 @@ func PullPolicy(image string) corev1.PullPolicy {
 }
 
 func defaultContainer(c *corev1.Container) {
-	setDefault(&c.ImagePullPolicy, PullPolicy(c.Image))
+	if c.ImagePullPolicy == "" {
+		c.ImagePullPolicy = PullPolicy(c.Image)
+	}
 	setDefault(&c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
 	setDefault(&c.TerminationMessagePolicy, corev1.TerminationMessageReadFile)
 	RoundUp(c.Resources.Limits)
@@ -191,7 +193,9 @@ func defaultVolume(v *corev1.VolumeSource) {
 			}
 		}
 	case v.Image != nil:
-		setDefault(&v.Image.PullPolicy, PullPolicy(v.Image.Reference))
+		if v.Image.PullPolicy == "" {
+			v.Image.PullPolicy = PullPolicy(v.Image.Reference)
+		}
 	case v.Ephemeral != nil && v.Ephemeral.VolumeClaimTemplate != nil:
 		claim := &v.Ephemeral.VolumeClaimTemplate.Spec
 		point(&claim.VolumeMode, corev1.PersistentVolumeFilesystem)

@@ -105,13 +105,12 @@ func (r *report) annotations(at *field.Path, annotations map[string]string, spec
 	if value, mirror := annotations[corev1.MirrorPodAnnotationKey]; mirror && spec.NodeName == "" {
 		r.invalid(at.Key(corev1.MirrorPodAnnotationKey), value, "must set spec.nodeName if mirror pod annotation is set")
 	}
-	containers := containerNames(spec)
 	for key, value := range annotations {
 		name, ok := strings.CutPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix)
 		if !ok {
 			continue
 		}
-		if !containers[name] {
+		if !containerNames(spec)[name] {
 			r.invalid(at.Key(key), name, "container not found")
 		}
 		if value != "" && value != corev1.DeprecatedAppArmorBetaProfileRuntimeDefault && value != corev1.DeprecatedAppArmorBetaProfileNameUnconfined &&

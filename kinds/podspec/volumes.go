@@ -38,8 +38,15 @@ type volumeCheck struct {
 
 // volumeSource reports all but the first source, in upstream's order, and what is wrong with that one.
 func (r *report) volumeSource(at *field.Path, v *corev1.Volume, meta *metav1.ObjectMeta) {
-	n := 0
-	for _, c := range append(localSources(v, meta), networkSources(&v.VolumeSource)...) {
+	n, checks := 0, localSources(v, meta)
+	// Nearly all volumes are local: spare them the long list of the others.
+	others := v.VolumeSource
+	others.EmptyDir, others.HostPath, others.Secret, others.ConfigMap, others.Projected, others.DownwardAPI = nil, nil, nil, nil, nil, nil
+	others.PersistentVolumeClaim = nil
+	if others != (corev1.VolumeSource{}) {
+		checks = append(checks, networkSources(&v.VolumeSource)...)
+	}
+	for _, c := range checks {
 		if !c.set {
 			continue
 		}
