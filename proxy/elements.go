@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -176,7 +177,7 @@ func (f *frontend) routeElements(out []element, r *route, outside bool) []elemen
 		out = append(out, element{
 			elementID{setEndpoints, f.v6, f.fullKey() + string(binary.NativeEndian.AppendUint32(nil, first+uint32(i)))},
 			elementValue{data: addrPortKey(e)}})
-		if f.affinity > 0 {
+		if f.affinity > 0 && !(outside && slices.Contains(f.inside.endpoints, e)) { // both routes share the set
 			out = append(out, element{elementID: elementID{setAffine, f.v6, f.fullKey() + addrPortKey(e)}})
 		}
 	}
