@@ -1,0 +1,48 @@
+package apiserver
+
+import (
+	"net/http"
+
+	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/auth"
+	"github.com/kebernetes/kebernetes/kinds"
+)
+
+// Connection is a request that leads somewhere else: into a container, to a pod's port, to a node.
+type Connection struct {
+	User        *auth.User
+	Kind        *kinds.Kind
+	Subresource string
+	Namespace   string
+	Name        string
+	// Path is what follows the subresource in the request's path, without the slash between.
+	Path string
+}
+
+// Connector serves connections.
+type Connector interface {
+	// Connect is called once a request is authorised and admitted, and serves it, or returns the error to answer with when
+	// nothing has been written yet.
+	Connect(w http.ResponseWriter, r *http.Request, c *Connection) error
+}
+
+// connect hands the request to what serves connections.
+func (rq *request) connect() error {
+	if rq.s.Streams == nil {
+		return pathUnknown()
+	}
+	ns, name := rq.storedName()
+	w := &write{user: rq.user, kind: rq.kind, served: rq.served, sub: rq.sub, namespace: ns, name: name, warn: rq.warn}
+	if rq.subresource != "log" { // reading a log connects nobody
+		ar := w.admissionRequest(admission.Connect, nil, nil)
+		if err := rq.s.Admission.Mutate(rq.ctx, ar); err != nil {
+			return err
+		}
+		if err := rq.s.Admission.Validate(rq.ctx, ar); err != nil {
+			return err
+		}
+	}
+	return rq.s.Streams.Connect(rq.w, rq.r, &Connection{
+		User: rq.user, Kind: rq.kind, Subresource: rq.subresource, Namespace: ns, Name: name, Path: rq.rest,
+	})
+}

@@ -1,0 +1,230 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/store"
+)
+
+const (
+	// budgetResource is where disruption budgets are kept, when the table has them.
+	budgetResource = "poddisruptionbudgets.policy"
+	// disruptedMost is how many disrupted pods a budget remembers before it lets no more go; upstream's limit.
+	disruptedMost = 2000
+	// budgetRetry is when to ask again while a budget's controller has not caught up, in seconds.
+	budgetRetry = 10
+)
+
+// evict deletes a pod if its disruption budget allows
+// (https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/).
+func (rq *request) evict() error {
+	m, err := rq.accept(false)
+	if err != nil {
+		return err
+	}
+	o, err := rq.createOptions()
+	if err != nil {
+		return err
+	}
+	e := &policyv1.Eviction{}
+	if err := rq.decodeEviction(e, o.FieldValidation); err != nil {
+		return err
+	}
+	e.TypeMeta = metav1.TypeMeta{}
+	if e.Name == "" {
+		e.Name = rq.name
+	}
+	w := rq.writeOf("", o.DryRun)
+	if err := w.place(e); err != nil {
+		return err
+	}
+	if e.Name != rq.name {
+		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
+	}
+	ar := w.admissionRequest(admission.Create, e, nil)
+	if err := rq.s.Admission.Mutate(rq.ctx, ar); err != nil {
+		return err
+	}
+	if err := rq.s.Admission.Validate(rq.ctx, ar); err != nil {
+		return err
+	}
+	if err := rq.s.evict(rq.ctx, w, e); err != nil {
+		return err
+	}
+	return rq.answerObject(http.StatusCreated, created(), statusKind, m)
+}
+
+// decodeEviction decodes an Eviction, which old clients send as policy/v1beta1.
+func (rq *request) decodeEviction(e *policyv1.Eviction, directive string) error {
+	f, err := rq.contentFormat()
+	if err != nil {
+		return err
+	}
+	b, err := rq.body()
+	if err != nil {
+		return err
+	}
+	defer b.free()
+	wanted := policyv1.SchemeGroupVersion.WithKind("Eviction")
+	strict, err := decodeInto(e, wanted, b.b, f, directive == metav1.FieldValidationIgnore)
+	if e.APIVersion == "policy/v1beta1" {
+		e.APIVersion = wanted.GroupVersion().String()
+	}
+	if err == nil {
+		err = rightKind(e, wanted)
+	}
+	if err != nil {
+		return rq.refuseBody(b.b, f, wanted, err)
+	}
+	return rq.fieldValidation(wanted, directive, strict)
+}
+
+// evict deletes a pod if its budget allows.
+func (s *Server) evict(ctx context.Context, w *write, e *policyv1.Eviction) error {
+	opts := metav1.DeleteOptions{}
+	if e.DeleteOptions != nil {
+		opts = *e.DeleteOptions
+	}
+	w.dryRun = w.dryRun || dryRun(opts.DryRun)
+	item := s.Store.Snapshot().Get(store.Key{Resource: "pods", Namespace: w.namespace, Name: w.name})
+	if item == nil {
+		return notFound(w.kind, w.name)
+	}
+	pod := item.Object.(*corev1.Pod)
+	if !beyondBudget(pod) {
+		if err := s.takeFromBudget(ctx, w, pod); err != nil {
+			return err
+		}
+		if err := s.markDisrupted(ctx, w); err != nil {
+			return err
+		}
+	}
+	w.sub = nil
+	_, _, err := s.delete(ctx, w, &opts)
+	return err
+}
+
+// beyondBudget says whether a pod does not count for any budget: it has not started, has ended or is ending.
+func beyondBudget(pod *corev1.Pod) bool {
+	switch pod.Status.Phase {
+	case corev1.PodPending, corev1.PodSucceeded, corev1.PodFailed:
+		return true
+	}
+	return pod.DeletionTimestamp != nil
+}
+
+// markDisrupted says in the pod's status why it ends.
+func (s *Server) markDisrupted(ctx context.Context, w *write) error {
+	key := store.Key{Resource: "pods", Namespace: w.namespace, Name: w.name}
+	for !w.dryRun {
+		item := s.Store.Snapshot().Get(key)
+		if item == nil {
+			return notFound(w.kind, w.name)
+		}
+		pod := item.Object.(*corev1.Pod).DeepCopy()
+		setCondition(pod, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
+		}, s.now())
+		err := s.Store.Commit(ctx, store.Write{Key: key, Object: pod, Expect: item.Revision})[0].Err
+		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeFromBudget counts the disruption of a pod in its budget, or refuses it.
+func (s *Server) takeFromBudget(ctx context.Context, w *write, pod *corev1.Pod) error {
+	for {
+		item, err := s.budgetOf(pod)
+		if item == nil || err != nil {
+			return err
+		}
+		out, err := disrupt(item.Object.(*policyv1.PodDisruptionBudget), pod, s.now())
+		if out == nil || err != nil || w.dryRun {
+			return err
+		}
+		err = s.Store.Commit(ctx, store.Write{Key: item.Key, Object: out, Expect: item.Revision})[0].Err
+		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// budgetOf finds the one budget that covers a pod, or nil.
+func (s *Server) budgetOf(pod *corev1.Pod) (*store.Item, error) {
+	var found *store.Item
+	for item := range s.Store.Snapshot().List(budgetResource, pod.Namespace) {
+		b := item.Object.(*policyv1.PodDisruptionBudget)
+		sel, err := metav1.LabelSelectorAsSelector(b.Spec.Selector)
+		if err != nil || !sel.Matches(labels.Set(pod.Labels)) {
+			continue
+		}
+		if found != nil {
+			return nil, apierrors.NewInternalError(errors.New("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
+		}
+		found = item
+	}
+	return found, nil
+}
+
+// disrupt returns the budget with one disruption less, nil when the budget has nothing to say about the pod, or why the
+// pod must stay.
+func disrupt(b *policyv1.PodDisruptionBudget, pod *corev1.Pod, now time.Time) (*policyv1.PodDisruptionBudget, error) {
+	if !podReady(pod) && unhealthyMayGo(b) {
+		return nil, nil
+	}
+	refuse := func(text string, retry int) error {
+		err := apierrors.NewTooManyRequests("Cannot evict pod as it would violate the pod's disruption budget.", retry)
+		err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: policyv1.DisruptionBudgetCause, Message: text}}
+		return err
+	}
+	st := &b.Status
+	switch {
+	case st.ObservedGeneration < b.Generation:
+		return nil, refuse(fmt.Sprintf("The disruption budget %s is still being processed by the server.", b.Name), budgetRetry)
+	case st.DisruptionsAllowed < 0:
+		return nil, apierrors.NewForbidden(policyv1.Resource("poddisruptionbudget"), b.Name, errors.New("pdb disruptions allowed is negative"))
+	case len(st.DisruptedPods) > disruptedMost:
+		return nil, apierrors.NewForbidden(policyv1.Resource("poddisruptionbudget"), b.Name, errors.New("DisruptedPods map too big - too many evictions not confirmed by PDB controller"))
+	case st.DisruptionsAllowed == 0 && st.CurrentHealthy <= st.DesiredHealthy:
+		return nil, refuse(fmt.Sprintf("The disruption budget %s needs %d healthy pods and has %d currently", b.Name, st.DesiredHealthy, st.CurrentHealthy), 0)
+	case st.DisruptionsAllowed == 0:
+		return nil, refuse(fmt.Sprintf("The disruption budget %s does not allow evicting pods currently", b.Name), 0)
+	}
+	out := b.DeepCopy()
+	out.Status.DisruptionsAllowed--
+	if out.Status.DisruptedPods == nil {
+		out.Status.DisruptedPods = map[string]metav1.Time{}
+	}
+	out.Status.DisruptedPods[pod.Name] = metav1.NewTime(now)
+	return out, nil
+}
+
+// unhealthyMayGo says whether a budget lets pods go that are not ready, without counting them.
+func unhealthyMayGo(b *policyv1.PodDisruptionBudget) bool {
+	if p := b.Spec.UnhealthyPodEvictionPolicy; p != nil && *p == policyv1.AlwaysAllow {
+		return true
+	}
+	return b.Status.CurrentHealthy >= b.Status.DesiredHealthy && b.Status.DesiredHealthy > 0
+}
+
+func podReady(pod *corev1.Pod) bool {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
+}

@@ -1,0 +1,128 @@
+package apiserver
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/kebernetes/kebernetes/store"
+)
+
+// view is the state of one resource at one revision, which may lie in the past: then it is the newest state with the
+// changes since taken back, as far as the store remembers them.
+type view struct {
+	snapshot store.Snapshot
+	resource string
+	revision int64
+	// past holds what changed since: the items as they were, nil for those that were not there yet. order lists its keys.
+	past  map[store.Key]*store.Item
+	order []store.Key
+}
+
+// viewNow is the newest state of a resource.
+func (s *Server) viewNow(resource string) *view {
+	snap := s.Store.Snapshot()
+	return &view{snapshot: snap, resource: resource, revision: snap.Revision()}
+}
+
+// viewAt is the state of a resource at a revision. It returns store.ErrCompacted when that is no longer known.
+func (s *Server) viewAt(resource string, revision int64) (*view, error) {
+	snap := s.Store.Snapshot()
+	v := &view{snapshot: snap, resource: resource, revision: revision}
+	if revision > snap.Revision() {
+		return nil, tooLarge(revision, snap.Revision())
+	}
+	w, err := s.Store.Watch(resource, revision)
+	if err != nil {
+		return nil, err
+	}
+	// What happened up to the snapshot is there to be read at once, so a context that is done ends the reading.
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		events, _, err := w.Next(done)
+		if len(events) == 0 {
+			if err == store.ErrCompacted {
+				return nil, err
+			}
+			break
+		}
+		if !v.takeBack(events, snap.Revision()) {
+			break
+		}
+	}
+	slices.SortFunc(v.order, compareKeys)
+	return v, nil
+}
+
+// takeBack notes what the objects of some events were before, up to a revision; it returns false once that is reached.
+func (v *view) takeBack(events []store.Event, upTo int64) bool {
+	if v.past == nil {
+		v.past = map[store.Key]*store.Item{}
+	}
+	for _, e := range events {
+		if e.Item.Revision > upTo {
+			return false
+		}
+		if _, known := v.past[e.Item.Key]; !known {
+			v.past[e.Item.Key] = e.Prev
+			v.order = append(v.order, e.Item.Key)
+		}
+	}
+	return true
+}
+
+func compareKeys(a, b store.Key) int {
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// get returns one item, or nil.
+func (v *view) get(k store.Key) *store.Item {
+	if item, changed := v.past[k]; changed {
+		return item
+	}
+	return v.snapshot.Get(k)
+}
+
+// list yields the items of a namespace ("" for all) after a key, in order.
+func (v *view) list(namespace string, after store.Key) iter.Seq[*store.Item] {
+	now := v.snapshot.ListFrom(v.resource, namespace, after)
+	if len(v.past) == 0 {
+		return now
+	}
+	return func(yield func(*store.Item) bool) {
+		was := v.changed(namespace, after)
+		for item := range now {
+			for len(was) > 0 && compareKeys(was[0].Key, item.Key) < 0 {
+				if !yield(was[0]) {
+					return
+				}
+				was = was[1:]
+			}
+			if _, changed := v.past[item.Key]; !changed && !yield(item) {
+				return
+			}
+		}
+		for _, item := range was {
+			if !yield(item) {
+				return
+			}
+		}
+	}
+}
+
+// changed lists the items of the past that have changed since, in order.
+func (v *view) changed(namespace string, after store.Key) []*store.Item {
+	var out []*store.Item
+	for _, k := range v.order {
+		item := v.past[k]
+		if item != nil && (namespace == "" || k.Namespace == namespace) && (after.Name == "" || compareKeys(k, after) > 0) {
+			out = append(out, item)
+		}
+	}
+	return out
+}

@@ -1,0 +1,268 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kebernetes/kebernetes/store"
+)
+
+const (
+	// bookmarkEvery is how often a watch that allows bookmarks hears how far it has come; upstream's interval.
+	bookmarkEvery = time.Minute
+	// watchLeast and watchMost bound how long a watch without timeoutSeconds lasts; upstream's --min-request-timeout.
+	watchLeast = 30 * time.Minute
+	watchMost  = 60 * time.Minute
+	// bookmarkBeforeEnd is how long before its end a watch gets its last bookmark; upstream's.
+	bookmarkBeforeEnd = 2 * time.Second
+)
+
+// The types of events as they go over the wire.
+const (
+	added    = "ADDED"
+	modified = "MODIFIED"
+	removed  = "DELETED"
+	bookmark = "BOOKMARK"
+	failed   = "ERROR"
+)
+
+// watcher is one open watch.
+type watcher struct {
+	rq        *request
+	cursor    *store.Watch
+	selection selection
+	namespace string
+	frames    frames
+	buf       *buffer
+	bookmarks bool
+	revision  int64
+}
+
+// watch sends changes as they happen, until the client leaves, the time is over or the server stops.
+func (rq *request) watch() error {
+	m, err := rq.accept(true)
+	if err != nil {
+		return err
+	}
+	o, err := listOptions(rq.values(), true)
+	if err != nil {
+		return err
+	}
+	if rq.legacyWatch && rq.name != "" && o.FieldSelector == "" {
+		o.FieldSelector = "metadata.name=" + rq.name
+	}
+	sel, err := newSelection(rq.kind, o.LabelSelector, o.FieldSelector)
+	if err != nil {
+		return err
+	}
+	w := &watcher{rq: rq, selection: sel, bookmarks: o.AllowWatchBookmarks, buf: buffers.Get().(*buffer)}
+	w.buf.b = w.buf.b[:0]
+	defer func() { w.buf.free() }()
+	if rq.kind.Namespaced {
+		w.namespace = rq.namespace
+	}
+	if w.frames, err = rq.newFrames(m); err != nil {
+		return err
+	}
+	initial, err := w.open(&o)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := rq.watchContext(o.TimeoutSeconds)
+	defer cancel()
+	contentType := typeJSON
+	if m.format == formatProtobuf {
+		contentType = typeProtobufWatch
+	}
+	rq.head(http.StatusOK, contentType, -1)
+	rq.flush()
+	w.run(ctx, initial, o.SendInitialEvents != nil && *o.SendInitialEvents)
+	return nil
+}
+
+// watchContext ends when the watch is to end: by its own time, with the client's connection, or with the server.
+func (rq *request) watchContext(seconds *int64) (context.Context, context.CancelFunc) {
+	timeout := watchLeast + rand.N(watchMost-watchLeast)
+	if seconds != nil && *seconds > 0 {
+		timeout = time.Duration(*seconds) * time.Second
+	}
+	ctx, cancel := context.WithTimeout(rq.r.Context(), timeout)
+	unhook := context.AfterFunc(rq.s.stop, cancel)
+	return ctx, func() { unhook(); cancel() }
+}
+
+// open places the cursor. It returns the present objects when the watch begins with them
+// (https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-watch).
+func (w *watcher) open(o *metav1.ListOptions) (*view, error) {
+	s, resource := w.rq.s, w.rq.kind.StorageResource().String()
+	rv, err := parseVersion(o.ResourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	if o.SendInitialEvents == nil && rv > 0 {
+		w.revision = rv
+		w.cursor, err = s.Store.Watch(resource, rv)
+		if errors.Is(err, store.ErrFuture) {
+			return nil, tooLarge(rv, s.Store.Snapshot().Revision())
+		}
+		return nil, err
+	}
+	v := s.viewNow(resource)
+	if rv > v.revision {
+		return nil, tooLarge(rv, v.revision)
+	}
+	w.revision = v.revision
+	if w.cursor, err = s.Store.Watch(resource, v.revision); err != nil {
+		return nil, err
+	}
+	if o.SendInitialEvents != nil && !*o.SendInitialEvents {
+		return nil, nil
+	}
+	return v, nil
+}
+
+// run sends the present objects, if any, and then events until ctx is done.
+func (w *watcher) run(ctx context.Context, initial *view, announceEnd bool) {
+	if initial != nil && !w.sendInitial(initial) {
+		return
+	}
+	if announceEnd && w.bookmarks {
+		w.sendBookmark(true)
+	}
+	if !w.send() {
+		return
+	}
+	for {
+		events, revision, err := w.next(ctx)
+		w.revision = revision
+		for i := range events {
+			if err := w.event(&events[i]); err != nil {
+				w.fail(err)
+				return
+			}
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, errQuiet):
+			w.sendBookmark(false)
+		case errors.Is(err, store.ErrCompacted):
+			w.fail(apierrors.NewResourceExpired("too old resource version: " + strconv.FormatInt(w.revision, 10)))
+			return
+		default:
+			w.send()
+			return
+		}
+		if !w.send() {
+			return
+		}
+	}
+}
+
+// errQuiet says that nothing happened for as long as a bookmark may take.
+var errQuiet = errors.New("no events")
+
+// next waits for events, but not beyond the time of the next bookmark.
+func (w *watcher) next(ctx context.Context) ([]store.Event, int64, error) {
+	if !w.bookmarks {
+		return w.cursor.Next(ctx)
+	}
+	wait := bookmarkEvery
+	if end, ok := ctx.Deadline(); ok {
+		if left := time.Until(end) - bookmarkBeforeEnd; left > 0 {
+			wait = min(wait, left)
+		}
+	}
+	timed, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	events, revision, err := w.cursor.Next(timed)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = errQuiet
+	}
+	return events, revision, err
+}
+
+func (w *watcher) sendInitial(v *view) bool {
+	for item := range v.list(w.namespace, store.Key{}) {
+		if !w.selection.matches(item.Object) {
+			continue
+		}
+		if err := w.append(added, item); err != nil {
+			w.fail(err)
+			return false
+		}
+		if len(w.buf.b) >= streamPiece && !w.send() {
+			return false
+		}
+	}
+	return true
+}
+
+// event appends what a change looks like through the selection: an object that begins to match is added, one that no
+// longer does is deleted.
+func (w *watcher) event(e *store.Event) error {
+	if w.namespace != "" && e.Item.Key.Namespace != w.namespace || w.selection.name != "" && e.Item.Key.Name != w.selection.name {
+		return nil
+	}
+	was := e.Prev != nil && w.selection.matches(e.Prev.Object)
+	is := e.Type == store.Put && w.selection.matches(e.Item.Object)
+	switch {
+	case is && was:
+		return w.append(modified, e.Item)
+	case is:
+		return w.append(added, e.Item)
+	case !was:
+		return nil
+	case e.Type == store.Delete:
+		return w.append(removed, e.Item)
+	}
+	// The object left the selection: tell its last state that matched, under the version at which it left.
+	return w.append(removed, departed(e))
+}
+
+// departed is the state of an object when it left a selection. The object's version must be that of the event, so that a
+// client can go on from it.
+func departed(e *store.Event) *store.Item {
+	obj := e.Prev.Object.DeepCopyObject().(store.Object)
+	obj.SetResourceVersion(e.Item.Object.GetResourceVersion())
+	return &store.Item{Key: e.Item.Key, Object: obj, Created: e.Item.Created, Revision: e.Item.Revision}
+}
+
+func (w *watcher) append(typ string, item *store.Item) (err error) {
+	w.buf.b, err = w.frames.event(w.buf.b, typ, item)
+	if len(w.buf.b) >= streamPiece {
+		w.write()
+	}
+	return err
+}
+
+func (w *watcher) sendBookmark(initialEnd bool) {
+	w.buf.b = w.frames.bookmark(w.buf.b, w.revision, initialEnd)
+}
+
+// fail ends the watch with an event that says why.
+func (w *watcher) fail(err error) {
+	w.buf.b = w.frames.error(w.buf.b, status(err))
+	w.send()
+}
+
+func (w *watcher) write() bool {
+	_, err := w.rq.w.Write(w.buf.b)
+	w.buf.b = w.buf.b[:0]
+	return err == nil
+}
+
+// send sends what has been gathered. It returns false when the client is gone.
+func (w *watcher) send() bool {
+	if len(w.buf.b) > 0 && !w.write() {
+		return false
+	}
+	w.rq.flush()
+	return true
+}
