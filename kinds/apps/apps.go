@@ -3,13 +3,8 @@
 package apps
 
 import (
-	"strconv"
-	"strings"
-
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/kebernetes/kebernetes/kinds/check"
@@ -63,40 +58,5 @@ func collisionCount(r *check.Report, at *field.Path, now, before *int32) {
 			value = *now
 		}
 		r.Invalid(at, value, "cannot be decremented")
-	}
-}
-
-// amount checks a count of pods, given as a number or as a share of all.
-func amount(r *check.Report, at *field.Path, v *intstr.IntOrString) {
-	switch {
-	case v == nil:
-	case v.Type == intstr.String:
-		r.Invalid(at, *v, validation.IsValidPercent(v.StrVal)...)
-	default:
-		check.NotNegative(r, at, v.IntVal)
-	}
-}
-
-// share returns the percentage that v holds, and whether it holds one.
-func share(v *intstr.IntOrString) (int, bool) {
-	if v == nil || v.Type != intstr.String || len(validation.IsValidPercent(v.StrVal)) > 0 {
-		return 0, false
-	}
-	n, err := strconv.Atoi(strings.TrimSuffix(v.StrVal, "%"))
-	return n, err == nil
-}
-
-// isZero tells whether v is 0 or 0%.
-func isZero(v *intstr.IntOrString) bool {
-	if n, ok := share(v); ok {
-		return n == 0
-	}
-	return v == nil || v.IntVal == 0
-}
-
-// atMostAll reports a share of more than all pods.
-func atMostAll(r *check.Report, at *field.Path, v *intstr.IntOrString) {
-	if n, ok := share(v); ok && n > 100 {
-		r.Invalid(at, *v, "must not be greater than 100%")
 	}
 }

@@ -126,14 +126,14 @@ func daemonStrategy(r *check.Report, at *field.Path, s *appsv1.DaemonSetUpdateSt
 			return
 		}
 		unavailable, surge := s.RollingUpdate.MaxUnavailable, s.RollingUpdate.MaxSurge
-		amount(r, at.Child("maxUnavailable"), unavailable)
-		amount(r, at.Child("maxSurge"), surge)
-		atMostAll(r, at.Child("maxUnavailable"), unavailable)
-		atMostAll(r, at.Child("maxSurge"), surge)
+		check.Amount(r, at.Child("maxUnavailable"), unavailable)
+		check.Amount(r, at.Child("maxSurge"), surge)
+		check.AtMostAll(r, at.Child("maxUnavailable"), unavailable)
+		check.AtMostAll(r, at.Child("maxSurge"), surge)
 		switch {
-		case !isZero(unavailable) && !isZero(surge):
+		case !check.IsZero(unavailable) && !check.IsZero(surge):
 			r.Invalid(at.Child("maxSurge"), surge, "may not be set when maxUnavailable is non-zero")
-		case isZero(unavailable) && isZero(surge):
+		case check.IsZero(unavailable) && check.IsZero(surge):
 			r.Required(at.Child("maxUnavailable"), "cannot be 0 when maxSurge is 0")
 		}
 	default:

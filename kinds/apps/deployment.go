@@ -116,12 +116,12 @@ func validateStrategy(r *check.Report, at *field.Path, s *appsv1.DeploymentStrat
 			r.Required(rolling, "this should be defaulted and never be nil")
 			return
 		}
-		amount(r, rolling.Child("maxUnavailable"), s.RollingUpdate.MaxUnavailable)
-		amount(r, rolling.Child("maxSurge"), s.RollingUpdate.MaxSurge)
-		if isZero(s.RollingUpdate.MaxUnavailable) && isZero(s.RollingUpdate.MaxSurge) {
+		check.Amount(r, rolling.Child("maxUnavailable"), s.RollingUpdate.MaxUnavailable)
+		check.Amount(r, rolling.Child("maxSurge"), s.RollingUpdate.MaxSurge)
+		if check.IsZero(s.RollingUpdate.MaxUnavailable) && check.IsZero(s.RollingUpdate.MaxSurge) {
 			r.Invalid(rolling.Child("maxUnavailable"), s.RollingUpdate.MaxUnavailable, "may not be 0 when `maxSurge` is 0")
 		}
-		atMostAll(r, rolling.Child("maxUnavailable"), s.RollingUpdate.MaxUnavailable)
+		check.AtMostAll(r, rolling.Child("maxUnavailable"), s.RollingUpdate.MaxUnavailable)
 	default:
 		check.OneOf(r, at.Child("type"), s.Type, appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType)
 	}

@@ -152,11 +152,11 @@ func statefulStrategy(r *check.Report, at *field.Path, s *appsv1.StatefulSetUpda
 		}
 		check.NotNegative(r, rolling.Child("partition"), ptr.Deref(s.RollingUpdate.Partition, 0))
 		if m := s.RollingUpdate.MaxUnavailable; m != nil {
-			amount(r, rolling.Child("maxUnavailable"), m)
-			if isZero(m) {
+			check.Amount(r, rolling.Child("maxUnavailable"), m)
+			if check.IsZero(m) {
 				r.Invalid(rolling.Child("maxUnavailable"), *m, "cannot be 0")
 			}
-			atMostAll(r, rolling.Child("maxUnavailable"), m)
+			check.AtMostAll(r, rolling.Child("maxUnavailable"), m)
 		}
 	default:
 		r.Invalid(at, podspec.Dump(*s), "must be 'RollingUpdate' or 'OnDelete'")

@@ -28,15 +28,18 @@ const (
 // Job is the row of jobs.
 func Job() *kinds.Kind {
 	return &kinds.Kind{
-		Group:               batchv1.GroupName,
-		Kind:                "Job",
-		Resource:            "jobs",
-		Categories:          []string{"all"},
-		Namespaced:          true,
-		Versions:            []kinds.Version{kinds.V[batchv1.Job, batchv1.JobList]("v1")},
-		Default:             kinds.On(defaultJob),
-		PrepareCreate:       kinds.On(prepareJob),
-		PrepareUpdate:       kinds.OnUpdate(func(j, old *batchv1.Job) { j.Status = old.Status }),
+		Group:         batchv1.GroupName,
+		Kind:          "Job",
+		Resource:      "jobs",
+		Categories:    []string{"all"},
+		Namespaced:    true,
+		Versions:      []kinds.Version{kinds.V[batchv1.Job, batchv1.JobList]("v1")},
+		Default:       kinds.On(defaultJob),
+		PrepareCreate: kinds.On(prepareJob),
+		PrepareUpdate: kinds.OnUpdate(func(j, old *batchv1.Job) {
+			j.Status = old.Status
+			dropScheduling(j)
+		}),
 		Validate:            kinds.Check(validateJob),
 		ValidateUpdate:      kinds.CheckUpdate(validateJobUpdate),
 		Warnings:            kinds.Warn(warnJob),
@@ -102,6 +105,7 @@ func defaultFailurePolicy(spec *batchv1.JobSpec) {
 // user has set against it are left for validation to refuse.
 func prepareJob(j *batchv1.Job) {
 	j.Status = batchv1.JobStatus{}
+	dropScheduling(j)
 	if ptr.Deref(j.Spec.ManualSelector, false) {
 		return
 	}
@@ -123,6 +127,9 @@ func prepareJob(j *batchv1.Job) {
 	}
 	defaultJob(j)
 }
+
+// dropScheduling drops the workload-aware scheduling of jobs, which is off by default upstream.
+func dropScheduling(j *batchv1.Job) { j.Spec.Scheduling = nil }
 
 func generatedLabels(j *batchv1.Job) map[string]string {
 	return map[string]string{

@@ -6,11 +6,14 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/apps"
 	"github.com/kebernetes/kebernetes/kinds/authentication"
 	"github.com/kebernetes/kebernetes/kinds/authorization"
+	"github.com/kebernetes/kebernetes/kinds/autoscaling"
 	"github.com/kebernetes/kebernetes/kinds/batch"
 	"github.com/kebernetes/kebernetes/kinds/coordination"
 	"github.com/kebernetes/kebernetes/kinds/core"
 	"github.com/kebernetes/kebernetes/kinds/discovery"
 	"github.com/kebernetes/kebernetes/kinds/events"
+	"github.com/kebernetes/kebernetes/kinds/networking"
+	"github.com/kebernetes/kebernetes/kinds/policy"
 	"github.com/kebernetes/kebernetes/kinds/rbac"
 	"github.com/kebernetes/kebernetes/kinds/scheduling"
 )
@@ -48,12 +51,22 @@ func Kinds() []*kinds.Kind {
 		authorization.SelfSubjectRulesReview(),
 		authorization.SubjectAccessReview(),
 
+		autoscaling.HorizontalPodAutoscaler(),
+
 		batch.CronJob(),
 		batch.Job(),
 
 		coordination.Lease(),
 		discovery.EndpointSlice(),
 		events.Event(event),
+
+		networking.Ingress(),
+		networking.IngressClass(),
+		networking.IPAddress(),
+		networking.NetworkPolicy(),
+		networking.ServiceCIDR(),
+
+		policy.PodDisruptionBudget(),
 
 		rbac.ClusterRole(),
 		rbac.ClusterRoleBinding(),
