@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,8 @@ const (
 	StopContainer Verb = "stop container"
 	// RemoveContainer removes a dead container that no status shows any more.
 	RemoveContainer Verb = "remove container"
+	// Resize gives a running container the resources that were granted.
+	Resize Verb = "resize"
 	// Clean stops the sandboxes, unmounts the volumes and removes the cgroup of an ended pod.
 	Clean Verb = "clean"
 	// Finish reports the final status and deletes the object.
@@ -170,7 +173,7 @@ func (p *planner) end() {
 		p.act(Action{Verb: Clean, Key: KeyClean})
 	case p.s.Gone:
 		p.act(Action{Verb: Forget, Key: KeyFinish})
-	case p.pod.DeletionTimestamp != nil:
+	case p.pod.DeletionTimestamp != nil && !p.s.Finished:
 		p.act(Action{Verb: Finish, Key: KeyFinish})
 	}
 }
@@ -222,13 +225,15 @@ func (p *planner) run(start []*corev1.Container) {
 	}
 	p.restartUnhealthy()
 	p.killStrays()
+	p.resize()
+	sandbox := p.s.Current()
+	// A pod that was adopted has its mounts, but their contents may be old.
+	if !p.s.Volumes && (len(start) > 0 || sandbox != nil) && p.due(p.s.VolumeFailure) {
+		p.act(Action{Verb: MountVolumes, Key: KeyVolumes})
+	}
 	if len(start) == 0 {
 		return
 	}
-	if !p.s.Volumes && p.due(p.s.VolumeFailure) {
-		p.act(Action{Verb: MountVolumes, Key: KeyVolumes})
-	}
-	sandbox := p.s.Current()
 	if sandbox == nil && !p.straysAlive() && p.due(p.s.SandboxFailure) {
 		attempt := uint32(0)
 		if len(p.s.Sandboxes) > 0 {
@@ -310,6 +315,7 @@ func (p *planner) restartUnhealthy() {
 		if message == "" {
 			continue
 		}
+		message += ", will be restarted"
 		grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
 		if g := p.pod.Spec.TerminationGracePeriodSeconds; g != nil {
 			grace = *g
@@ -321,6 +327,37 @@ func (p *planner) restartUnhealthy() {
 			p.stop(last, p.now.Add(time.Duration(grace)*time.Second), message)
 		}
 	}
+}
+
+// resize brings running containers to what the node has granted; those whose policy wants it are restarted for it.
+func (p *planner) resize() {
+	for _, c := range p.all() {
+		last := p.s.Latest(c.Name)
+		granted, ok := p.s.Allocated[c.Name]
+		if !ok || last == nil || last.Phase != Running || last.Applied == nil || !last.Stopping.IsZero() {
+			continue
+		}
+		cpu, memory := differ(granted, *last.Applied, corev1.ResourceCPU), differ(granted, *last.Applied, corev1.ResourceMemory)
+		if !cpu && !memory {
+			continue
+		}
+		restart := slices.ContainsFunc(c.ResizePolicy, func(r corev1.ContainerResizePolicy) bool {
+			return r.RestartPolicy == corev1.RestartContainer && (cpu && r.ResourceName == corev1.ResourceCPU || memory && r.ResourceName == corev1.ResourceMemory)
+		})
+		if restart {
+			p.stop(last, p.now.Add(time.Duration(p.grace())*time.Second), fmt.Sprintf("Container %s resize requires restart", c.Name))
+			continue
+		}
+		p.act(Action{Verb: Resize, Key: KeyResize(c.Name), Container: c.Name, ID: last.ID})
+	}
+}
+
+func differ(a, b corev1.ResourceRequirements, name corev1.ResourceName) bool {
+	same := func(x, y corev1.ResourceList) bool {
+		p, q := x[name], y[name]
+		return p.Cmp(q) == 0
+	}
+	return !same(a.Requests, b.Requests) || !same(a.Limits, b.Limits)
 }
 
 // killStrays stops containers that outlived their sandbox.

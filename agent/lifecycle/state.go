@@ -37,6 +37,8 @@ type State struct {
 	Kill *Kill
 	// Gone: the object is no longer in the API.
 	Gone bool
+	// Finished: the last status is written and the object's deletion asked for.
+	Finished bool
 	// Clean: no sandbox, volume mount or cgroup is left of an ended pod.
 	Clean bool
 	// Epoch: containers created before it belong to a former run (see ContainerRestartRuleActionRestartAllContainers).
@@ -187,6 +189,9 @@ func KeyImage(container string) string { return "image/" + container }
 
 // KeyStart is the key of starting a container.
 func KeyStart(container string) string { return "start/" + container }
+
+// KeyResize is the key of resizing a container.
+func KeyResize(container string) string { return "resize/" + container }
 
 // KeyStop is the key of stopping the container of that id.
 func KeyStop(id string) string { return "stop/" + id }

@@ -1,0 +1,346 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	nodev1 "k8s.io/api/node/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/kebernetes/kebernetes/agent/env"
+	"github.com/kebernetes/kebernetes/agent/image"
+	"github.com/kebernetes/kebernetes/agent/lifecycle"
+	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/volume"
+)
+
+// objects is where volumes and environments read the cluster.
+type objects struct{ a *Agent }
+
+var (
+	_ volume.Objects = objects{}
+	_ env.Sources    = objects{}
+)
+
+func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
+	return client.Get[*corev1.ConfigMap](ctx, o.a.Client, namespace, name)
+}
+
+func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	return client.Get[*corev1.Secret](ctx, o.a.Client, namespace, name)
+}
+
+func (o objects) Allocatable() corev1.ResourceList { return o.a.keeper.Allocatable }
+
+// Token asks for a token of the pod's service account that dies with the pod.
+func (o objects) Token(ctx context.Context, pod *corev1.Pod, audiences []string, seconds int64) (*authenticationv1.TokenRequestStatus, error) {
+	k := client.KindOf[*corev1.ServiceAccount](o.a.Client)
+	answer, err := o.a.Client.Post(ctx, k, pod.Namespace, pod.Spec.ServiceAccountName, "token", &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{
+			Audiences: audiences, ExpirationSeconds: &seconds,
+			BoundObjectRef: &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID},
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &answer.(*authenticationv1.TokenRequest).Status, nil
+}
+
+// handler finds the runtime handler of a runtime class.
+func (a *Agent) handler(ctx context.Context, class string) (string, error) {
+	rc, err := client.Get[*nodev1.RuntimeClass](ctx, a.Client, "", class)
+	if apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("RuntimeClass %q not found", class)
+	}
+	if err != nil {
+		return "", err
+	}
+	return rc.Handler, nil
+}
+
+// noVolumes is a simulated node's: every volume is there, and nothing is on disk.
+type noVolumes struct{}
+
+func (noVolumes) Mount(context.Context, *corev1.Pod, *corev1.Volume) (volume.Mounted, error) {
+	return volume.Mounted{}, nil
+}
+func (noVolumes) Unmount(context.Context, types.UID) error { return nil }
+func (noVolumes) SubPath(types.UID, string, string, int, string, string, bool) (string, error) {
+	return "", nil
+}
+func (noVolumes) Pods() ([]types.UID, error) { return nil, nil }
+
+// Waits after a failed mount: upstream's 500 ms doubling to two minutes.
+const (
+	firstMountRetry = 500 * time.Millisecond
+	lastMountRetry  = 2*time.Minute + 2*time.Second
+)
+
+// mountVolumes mounts all volumes at the same time.
+func (w *worker) mountVolumes(ctx context.Context, action lifecycle.Action) {
+	pod := w.pod
+	w.do(ctx, action.Key, func(ctx context.Context) func() {
+		mounts, images, err := w.mountAll(ctx, pod)
+		return func() {
+			if err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				delay := firstMountRetry
+				if f := w.state.VolumeFailure; f != nil {
+					delay = min(2*f.Delay, lastMountRetry)
+				}
+				w.event(corev1.EventTypeWarning, "FailedMount", err.Error())
+				w.state.VolumeFailure = &lifecycle.Failure{Reason: "FailedMount", Message: err.Error(), Delay: delay, Retry: time.Now().Add(delay)}
+				return
+			}
+			w.mounts, w.images = mounts, images
+			w.state.Volumes, w.state.VolumeFailure = true, nil
+			w.setRefresh()
+		}
+	})
+}
+
+func (w *worker) mountAll(ctx context.Context, pod *corev1.Pod) (map[string]volume.Mounted, map[string]string, error) {
+	var mu sync.Mutex
+	mounts, images := map[string]volume.Mounted{}, map[string]string{}
+	g, ctx := errgroup.WithContext(ctx)
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		g.Go(func() error {
+			if v.Image != nil {
+				ref, err := w.volumeImage(ctx, pod, v.Image)
+				mu.Lock()
+				defer mu.Unlock()
+				images[v.Name], mounts[v.Name] = ref, volume.Mounted{ReadOnly: true}
+				return err
+			}
+			m, err := w.a.Volumes.Mount(ctx, pod, v)
+			mu.Lock()
+			defer mu.Unlock()
+			mounts[v.Name] = m
+			return err
+		})
+	}
+	return mounts, images, g.Wait()
+}
+
+// volumeImage pulls the image of an image volume.
+func (w *worker) volumeImage(ctx context.Context, pod *corev1.Pod, s *corev1.ImageVolumeSource) (string, error) {
+	ref, _, failure := w.a.puller.Ensure(ctx, image.Request{Image: s.Reference, Policy: s.PullPolicy, Secrets: w.pullSecrets(ctx, pod)},
+		func(eventType, reason, message string) {
+			w.a.Recorder.EventAt(pod, "", eventType, reason, "%s", message)
+		})
+	if failure != nil {
+		return "", failure
+	}
+	return ref, nil
+}
+
+// setRefresh notes when the first volume's contents grow old.
+func (w *worker) setRefresh() {
+	w.refreshAt = time.Time{}
+	for _, m := range w.mounts {
+		w.refreshAt = earlier(w.refreshAt, m.Refresh)
+	}
+}
+
+// refresh brings the contents of live volumes up to date.
+func (w *worker) refresh(ctx context.Context) {
+	if w.state.Busy[lifecycle.KeyVolumes] || w.state.Kill != nil {
+		return
+	}
+	pod := w.podWithIPs()
+	w.do(ctx, lifecycle.KeyVolumes, func(ctx context.Context) func() {
+		fresh := map[string]volume.Mounted{}
+		failed := false
+		for i := range pod.Spec.Volumes {
+			v := &pod.Spec.Volumes[i]
+			if !volume.Live(v) {
+				continue
+			}
+			m, err := w.a.Volumes.Mount(ctx, pod, v)
+			if err != nil {
+				if ctx.Err() == nil {
+					w.a.Recorder.EventAt(pod, "", corev1.EventTypeWarning, "FailedMount", "%s", err.Error())
+				}
+				failed = true
+				continue
+			}
+			fresh[v.Name] = m
+		}
+		return func() {
+			for name, m := range fresh {
+				w.mounts[name] = m
+			}
+			w.setRefresh()
+			if failed {
+				w.refreshAt = earlier(w.refreshAt, time.Now().Add(time.Minute))
+			}
+		}
+	})
+}
+
+// resyncEvery is how often contents are looked at when a resource's events do not come here.
+const resyncEvery = time.Minute
+
+// follow refreshes the volumes, and retries the containers, of pods that read an object that changes.
+func (a *Agent) follow(ctx context.Context, resource, kind string) {
+	if !a.Client.Mirrors(resource) {
+		tick := time.NewTicker(resyncEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				for _, w := range a.all() {
+					w.stale(kind, "", "")
+				}
+			}
+		}
+	}
+	for ctx.Err() == nil {
+		watch, err := a.Client.Watch(resource, a.Client.Snapshot().Revision())
+		for err == nil {
+			var events []client.Event
+			if events, _, err = watch.Next(ctx); err != nil {
+				break
+			}
+			for _, e := range events {
+				for _, w := range a.all() {
+					w.stale(kind, e.Item.Key.Namespace, e.Item.Key.Name)
+				}
+			}
+		}
+		if ctx.Err() == nil {
+			// Events were lost: every pod looks once.
+			for _, w := range a.all() {
+				w.stale(kind, "", "")
+			}
+		}
+	}
+}
+
+// stale tells the worker that an object changed; an empty name means any.
+func (w *worker) stale(kind, namespace, name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if namespace != "" && w.pod.Namespace != namespace {
+		return
+	}
+	now := time.Now()
+	for _, f := range w.state.Waiting {
+		if f.Reason == "CreateContainerConfigError" && f.Retry.After(now) {
+			f.Retry = now
+			w.poke()
+		}
+	}
+	if name != "" && !volume.Reads(w.pod, kind, name) {
+		return
+	}
+	if f := w.state.VolumeFailure; f != nil {
+		f.Retry = now
+	}
+	w.refreshAt = now
+	w.poke()
+}
+
+// mountsOf lists a container's mounts for the runtime.
+func (w *worker) mountsOf(pod *corev1.Pod, c *corev1.Container, attempt uint32, lookup func(string) (string, bool), mounts map[string]volume.Mounted, images map[string]string) ([]*rt.Mount, error) {
+	var out []*rt.Mount
+	ownHosts := false
+	for i := range c.VolumeMounts {
+		vm := &c.VolumeMounts[i]
+		mounted, ok := mounts[vm.Name]
+		if !ok {
+			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", vm.Name, c.Name)
+		}
+		target := vm.MountPath
+		if !filepath.IsAbs(target) {
+			target = filepath.Join("/", target)
+		}
+		ownHosts = ownHosts || target == "/etc/hosts"
+		m := &rt.Mount{ContainerPath: target, HostPath: mounted.Path, Readonly: vm.ReadOnly || mounted.ReadOnly, Propagation: propagation(vm)}
+		sub, err := subPath(pod, c, vm, lookup)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case images[vm.Name] != "":
+			m.Image, m.ImageSubPath = &rt.ImageSpec{Image: images[vm.Name]}, sub
+		case sub != "":
+			if m.HostPath, err = w.a.Volumes.SubPath(pod.UID, vm.Name, c.Name, i, mounted.Path, sub, m.Readonly); err != nil {
+				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", vm.Name, c.Name, err)
+			}
+		}
+		if m.RecursiveReadOnly, err = w.recursive(vm); err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	if w.a.Dir == "" {
+		return nil, nil
+	}
+	own, err := w.ownFiles(pod, c, attempt, !ownHosts)
+	return append(out, own...), err
+}
+
+func propagation(vm *corev1.VolumeMount) rt.MountPropagation {
+	if vm.MountPropagation != nil {
+		switch *vm.MountPropagation {
+		case corev1.MountPropagationHostToContainer:
+			return rt.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
+		case corev1.MountPropagationBidirectional:
+			return rt.MountPropagation_PROPAGATION_BIDIRECTIONAL
+		}
+	}
+	return rt.MountPropagation_PROPAGATION_PRIVATE
+}
+
+func (w *worker) recursive(vm *corev1.VolumeMount) (bool, error) {
+	if !vm.ReadOnly || vm.RecursiveReadOnly == nil {
+		return false, nil
+	}
+	able := w.a.readOnlyMounts.Load()
+	if *vm.RecursiveReadOnly == corev1.RecursiveReadOnlyEnabled && !able {
+		return false, fmt.Errorf("recursive read-only mount of volume %q is not supported by the container runtime", vm.Name)
+	}
+	return able && *vm.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled, nil
+}
+
+// subPath is the path inside a volume that a mount wants, expanded.
+func subPath(pod *corev1.Pod, c *corev1.Container, vm *corev1.VolumeMount, lookup func(string) (string, bool)) (string, error) {
+	sub := vm.SubPath
+	if vm.SubPathExpr != "" {
+		missing := ""
+		sub = env.Expand(vm.SubPathExpr, func(name string) (string, bool) {
+			v, ok := lookup(name)
+			if !ok {
+				missing = name
+			}
+			return v, ok
+		})
+		if missing != "" {
+			return "", fmt.Errorf("missing value for %q", missing)
+		}
+	}
+	if filepath.IsAbs(sub) {
+		return "", fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
+	}
+	for part := range splitPath(sub) {
+		if part == ".." {
+			return "", fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
+		}
+	}
+	return sub, nil
+}
