@@ -26,6 +26,8 @@ func Controllers(env controller.Env) []*controller.Loop {
 	return []*controller.Loop{
 		Deployments(env),
 		ReplicaSets(env),
+		StatefulSets(env),
+		DaemonSets(env),
 	}
 }
 

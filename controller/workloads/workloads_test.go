@@ -28,6 +28,11 @@ func newAPI() *API {
 		Row[corev1.Event, corev1.EventList]("", "v1", "events", true),
 		Row[appsv1.Deployment, appsv1.DeploymentList]("apps", "v1", "deployments", true),
 		Row[appsv1.ReplicaSet, appsv1.ReplicaSetList]("apps", "v1", "replicasets", true),
+		Row[appsv1.StatefulSet, appsv1.StatefulSetList]("apps", "v1", "statefulsets", true),
+		Row[appsv1.DaemonSet, appsv1.DaemonSetList]("apps", "v1", "daemonsets", true),
+		Row[appsv1.ControllerRevision, appsv1.ControllerRevisionList]("apps", "v1", "controllerrevisions", true),
+		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
+		Row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("", "v1", "persistentvolumeclaims", true),
 	)
 }
 
