@@ -118,9 +118,17 @@ func alreadyExists(k *kinds.Kind, found store.Object, name string) error {
 	return err
 }
 
-// invalid is the answer to an object that its kind refuses.
+// invalid is the answer to an object that its kind refuses. What several checks found is told once.
 func invalid(gk schema.GroupKind, name string, errs field.ErrorList) error {
-	return apierrors.NewInvalid(gk, name, errs)
+	seen := map[string]bool{}
+	var once field.ErrorList
+	for _, e := range errs {
+		if text := e.Error(); !seen[text] {
+			seen[text] = true
+			once = append(once, e)
+		}
+	}
+	return apierrors.NewInvalid(gk, name, once)
 }
 
 // invalidOptions is the answer to wrong options ("ListOptions").

@@ -215,25 +215,36 @@ func (f *fieldsOfRow) versionOf(obj kinds.Object) *kinds.Version {
 }
 
 func (f *fieldsOfRow) convert(obj kinds.Object, from, to *kinds.Version, gvk schema.GroupVersionKind) (runtime.Object, error) {
-	if from == to && len(f.kind.Versions) == 1 && f.kind.StoredAs == nil {
+	if obj.GetObjectKind().GroupVersionKind() == gvk {
 		return obj, nil
 	}
+	if from == to {
+		out := shallowCopy(obj)
+		out.GetObjectKind().SetGroupVersionKind(gvk)
+		return out, nil
+	}
 	out := obj.DeepCopyObject().(kinds.Object)
-	if from != to {
-		var err error
-		if from != nil && from.ToStorage != nil {
-			if out, err = from.ToStorage(out); err != nil {
-				return nil, err
-			}
+	var err error
+	if from != nil && from.ToStorage != nil {
+		if out, err = from.ToStorage(out); err != nil {
+			return nil, err
 		}
-		if to.FromStorage != nil {
-			if out, err = to.FromStorage(out); err != nil {
-				return nil, err
-			}
+	}
+	if to.FromStorage != nil {
+		if out, err = to.FromStorage(out); err != nil {
+			return nil, err
 		}
 	}
 	out.GetObjectKind().SetGroupVersionKind(gvk)
 	return out, nil
+}
+
+// shallowCopy copies an object, but not what it points to: enough to say its kind without changing the one that was given.
+func shallowCopy(obj kinds.Object) kinds.Object {
+	v := reflect.ValueOf(obj).Elem()
+	out := reflect.New(v.Type())
+	out.Elem().Set(v)
+	return out.Interface().(kinds.Object)
 }
 
 // Convert and ConvertFieldLabel belong to the interface; managed fields do not use them.

@@ -157,6 +157,7 @@ func (rq *request) find() {
 	}
 	rq.served = rq.kind.Version(rq.version)
 	if rq.subresource != "" {
+		rq.sub = rq.kind.Subresource(rq.subresource)
 	}
 }
 
