@@ -1,0 +1,353 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// resources reads "cpu=2 memory=4Gi pods=10".
+func resources(text string) corev1.ResourceList {
+	list := corev1.ResourceList{}
+	for _, part := range strings.Fields(text) {
+		name, value, _ := strings.Cut(part, "=")
+		list[corev1.ResourceName(name)] = resource.MustParse(value)
+	}
+	return list
+}
+
+func node(name string, change ...func(*corev1.Node)) *corev1.Node {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}},
+		Status:     corev1.NodeStatus{Allocatable: resources("cpu=4 memory=8Gi ephemeral-storage=100Gi pods=110")},
+	}
+	for _, f := range change {
+		f(n)
+	}
+	return n
+}
+
+func allocatable(text string) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		for name, q := range resources(text) {
+			n.Status.Allocatable[name] = q
+		}
+	}
+}
+
+func label(key, value string) func(*corev1.Node) {
+	return func(n *corev1.Node) { n.Labels[key] = value }
+}
+
+func zone(name string) func(*corev1.Node) { return label(corev1.LabelTopologyZone, name) }
+
+func taint(key, value string, effect corev1.TaintEffect) func(*corev1.Node) {
+	return func(n *corev1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: effect})
+	}
+}
+
+func cordoned(n *corev1.Node) {
+	n.Spec.Unschedulable = true
+	taint(corev1.TaintNodeUnschedulable, "", corev1.TaintEffectNoSchedule)(n)
+}
+
+func pod(name string, change ...func(*corev1.Pod)) *corev1.Pod {
+	p := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID("uid-" + name), Generation: 1},
+		Spec:       corev1.PodSpec{SchedulerName: corev1.DefaultSchedulerName, Containers: []corev1.Container{{Name: "c"}}},
+	}
+	for _, f := range change {
+		f(p)
+	}
+	return p
+}
+
+func requests(text string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests = resources(text) }
+}
+
+func on(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
+
+func port(ip string, number int32, protocol corev1.Protocol) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Containers[0].Ports = append(p.Spec.Containers[0].Ports, corev1.ContainerPort{HostIP: ip, HostPort: number, Protocol: protocol})
+	}
+}
+
+func owned(by string) func(*corev1.Pod) {
+	yes := true
+	return func(p *corev1.Pod) {
+		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: by, UID: types.UID(by), Controller: &yes}}
+	}
+}
+
+func tolerates_(key string, op corev1.TolerationOperator, value string, effect corev1.TaintEffect) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: key, Operator: op, Value: value, Effect: effect})
+	}
+}
+
+func selects(key, value string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{key: value} }
+}
+
+func affinity(p *corev1.Pod) *corev1.NodeAffinity {
+	if p.Spec.Affinity == nil {
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
+	}
+	return p.Spec.Affinity.NodeAffinity
+}
+
+func requires(terms ...corev1.NodeSelectorTerm) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		affinity(p).RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{NodeSelectorTerms: terms}
+	}
+}
+
+func prefers(weight int32, term corev1.NodeSelectorTerm) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		a := affinity(p)
+		a.PreferredDuringSchedulingIgnoredDuringExecution = append(a.PreferredDuringSchedulingIgnoredDuringExecution, corev1.PreferredSchedulingTerm{Weight: weight, Preference: term})
+	}
+}
+
+func expression(key string, op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelectorTerm {
+	return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: key, Operator: op, Values: values}}}
+}
+
+func field(op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelectorTerm {
+	return corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: op, Values: values}}}
+}
+
+// world is a cluster for one decision.
+type world struct {
+	*columns
+	classes *classes
+	picker  *picker
+}
+
+func build(nodes []*corev1.Node, running []*corev1.Pod) *world {
+	c := newColumns()
+	w := &world{c, newClasses(c), newPicker(c)}
+	for _, n := range nodes {
+		c.setNode(n)
+	}
+	for _, p := range running {
+		w.put(p, p.Spec.NodeName)
+	}
+	return w
+}
+
+func (w *world) put(p *corev1.Pod, node string) {
+	w.place(&placed{uid: p.UID, node: node, class: w.classes.of(p), group: groupOf(p), pod: p})
+}
+
+// schedule places n pods like p, and returns where they went; of those that found no place the reason once.
+func (w *world) schedule(p *corev1.Pod, n int) (nodes []string, why string) {
+	class := w.classes.of(p)
+	done := w.picker.pick(class, groupOf(p), n, func(slot int32) {
+		name := w.nodes[slot].Name
+		nodes = append(nodes, name)
+		w.place(&placed{uid: types.UID(fmt.Sprint(p.UID, len(w.placed))), node: name, class: class, group: groupOf(p), pod: p})
+	})
+	if done < n {
+		why = w.picker.explain(class, p.Spec.PreemptionPolicy).message
+	}
+	return nodes, why
+}
+
+func TestFilters(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	for name, c := range map[string]struct {
+		nodes   []*corev1.Node
+		running []*corev1.Pod
+		pod     *corev1.Pod
+		want    string // the node, or the reason
+	}{
+		"no nodes": {nil, nil, pod("p"), "no nodes available to schedule pods"},
+		"fits":     {[]*corev1.Node{node("a")}, nil, pod("p", requests("cpu=4 memory=8Gi")), "a"},
+		"cpu is taken": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", requests("cpu=1"), on("a"))}, pod("p", requests("cpu=3500m")),
+			"0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+		"cpu and memory are never enough": {[]*corev1.Node{node("a")}, nil, pod("p", requests("cpu=5 memory=9Gi")),
+			"0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		"never to preempt": {[]*corev1.Node{node("a", allocatable("pods=1"))}, []*corev1.Pod{pod("r", on("a"))},
+			pod("p", func(p *corev1.Pod) { never := corev1.PreemptNever; p.Spec.PreemptionPolicy = &never }),
+			"0/1 nodes are available: 1 Too many pods. preemption: not eligible due to preemptionPolicy=Never."},
+		"pods are counted":  {[]*corev1.Node{node("a", allocatable("pods=1")), node("b")}, []*corev1.Pod{pod("r", on("a"))}, pod("p"), "b"},
+		"extended resource": {[]*corev1.Node{node("a"), node("b", allocatable("example.com/gpu=2"))}, nil, pod("p", requests("example.com/gpu=2")), "b"},
+		"extended resource is taken": {[]*corev1.Node{node("a"), node("b", allocatable("example.com/gpu=2"))},
+			[]*corev1.Pod{pod("r", requests("example.com/gpu=1"), on("b"))}, pod("p", requests("example.com/gpu=2")),
+			"0/2 nodes are available: 2 Insufficient example.com/gpu. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."},
+		"ephemeral storage": {[]*corev1.Node{node("a", allocatable("ephemeral-storage=1Gi")), node("b")}, nil, pod("p", requests("ephemeral-storage=2Gi")), "b"},
+		"init container": {[]*corev1.Node{node("a", allocatable("cpu=1")), node("b")}, nil, pod("p", requests("cpu=500m"), func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: resources("cpu=2")}}}
+		}), "b"},
+		"sidecar": {[]*corev1.Node{node("a", allocatable("cpu=1")), node("b")}, nil, pod("p", requests("cpu=600m"), func(p *corev1.Pod) {
+			p.Spec.InitContainers = []corev1.Container{{RestartPolicy: &always, Resources: corev1.ResourceRequirements{Requests: resources("cpu=600m")}}}
+		}), "b"},
+		"overhead": {[]*corev1.Node{node("a", allocatable("cpu=1")), node("b")}, nil, pod("p", requests("cpu=900m"), func(p *corev1.Pod) { p.Spec.Overhead = resources("cpu=200m") }), "b"},
+		"pod-level resources": {[]*corev1.Node{node("a", allocatable("cpu=1")), node("b")}, nil, pod("p", requests("cpu=100m"), func(p *corev1.Pod) {
+			p.Spec.Resources = &corev1.ResourceRequirements{Requests: resources("cpu=2")}
+		}), "b"},
+		"cordoned": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p"),
+			"0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		"cordoned and tolerated": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p", tolerates_(corev1.TaintNodeUnschedulable, corev1.TolerationOpExists, "", "")), "a"},
+		"taint": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoSchedule))}, nil, pod("p", tolerates_("k", "", "other", "")),
+			"0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		"taint tolerated by value":           {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerates_("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoExecute)), "a"},
+		"taint tolerated for another effect": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute)), node("b")}, nil, pod("p", tolerates_("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoSchedule)), "b"},
+		"all taints tolerated":               {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerates_("", corev1.TolerationOpExists, "", "")), "a"},
+		"node selector":                      {[]*corev1.Node{node("a"), node("b", label("disk", "ssd"))}, nil, pod("p", selects("disk", "ssd")), "b"},
+		"node selector that nothing matches": {[]*corev1.Node{node("a"), node("b")}, nil, pod("p", selects("disk", "ssd")),
+			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
+		"affinity in":         {[]*corev1.Node{node("a"), node("b", label("disk", "ssd"))}, nil, pod("p", requires(expression("disk", corev1.NodeSelectorOpIn, "nvme", "ssd"))), "b"},
+		"affinity not in":     {[]*corev1.Node{node("a", label("disk", "ssd")), node("b")}, nil, pod("p", requires(expression("disk", corev1.NodeSelectorOpNotIn, "ssd"))), "b"},
+		"affinity greater":    {[]*corev1.Node{node("a", label("gen", "3")), node("b", label("gen", "5"))}, nil, pod("p", requires(expression("gen", corev1.NodeSelectorOpGt, "4"))), "b"},
+		"either of two terms": {[]*corev1.Node{node("a"), node("b", label("x", "1"))}, nil, pod("p", requires(expression("y", corev1.NodeSelectorOpExists), expression("x", corev1.NodeSelectorOpExists))), "b"},
+		"field":               {[]*corev1.Node{node("a"), node("b"), node("c")}, nil, pod("p", requires(field(corev1.NodeSelectorOpIn, "b"))), "b"},
+		"field not in":        {[]*corev1.Node{node("a"), node("b")}, nil, pod("p", requires(field(corev1.NodeSelectorOpNotIn, "a"))), "b"},
+		"field or expression": {[]*corev1.Node{node("a"), node("b", label("x", "1"))}, nil, pod("p", requires(field(corev1.NodeSelectorOpIn, "gone"), expression("x", corev1.NodeSelectorOpExists))), "b"},
+		"field of a node that is gone": {[]*corev1.Node{node("a")}, nil, pod("p", requires(field(corev1.NodeSelectorOpIn, "gone"))),
+			"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		"host port": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("", 80, "TCP"), on("a"))}, pod("p", port("10.0.0.1", 80, "TCP")),
+			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+		"host port on all addresses":  {[]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{pod("r", port("10.0.0.1", 80, "TCP"), on("a"))}, pod("p", port("0.0.0.0", 80, "")), "b"},
+		"host port, other address":    {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("10.0.0.1", 80, "TCP"), on("a"))}, pod("p", port("10.0.0.2", 80, "TCP")), "a"},
+		"host port, other protocol":   {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("", 80, "TCP"), on("a"))}, pod("p", port("", 80, "UDP")), "a"},
+		"container port is no matter": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("", 0, "TCP"), on("a"))}, pod("p", port("", 0, "TCP")), "a"},
+		"reasons are counted and sorted": {[]*corev1.Node{node("a", cordoned), node("b", taint("k", "", corev1.TaintEffectNoSchedule)), node("c", allocatable("cpu=1")), node("d", taint("k", "", corev1.TaintEffectNoSchedule))},
+			[]*corev1.Pod{pod("r", requests("cpu=1"), on("c"))}, pod("p", requests("cpu=1")),
+			"0/4 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s). preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nodes, why := build(c.nodes, c.running).schedule(c.pod, 1)
+			if got := strings.Join(nodes, " ") + why; got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestScores(t *testing.T) {
+	large := allocatable("cpu=16 memory=32Gi")
+	for name, c := range map[string]struct {
+		nodes   []*corev1.Node
+		running []*corev1.Pod
+		pod     *corev1.Pod
+		n       int
+		want    map[string]int
+	}{
+		"the emptier node":                {[]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{pod("r", requests("cpu=1 memory=1Gi"), on("a"))}, pod("p", requests("cpu=1 memory=1Gi")), 1, map[string]int{"b": 1}},
+		"the larger node":                 {[]*corev1.Node{node("a"), node("b", large)}, nil, pod("p", requests("cpu=1 memory=1Gi")), 1, map[string]int{"b": 1}},
+		"pods without requests count too": {[]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{pod("r", on("a"))}, pod("p"), 1, map[string]int{"b": 1}},
+		"the balanced node": {[]*corev1.Node{node("a"), node("b")},
+			[]*corev1.Pod{pod("x", requests("cpu=3 memory=1Gi"), on("a")), pod("y", requests("cpu=2 memory=3Gi"), on("b"))}, pod("p", requests("cpu=500m memory=1Gi")), 1, map[string]int{"b": 1}},
+		"equal nodes take turns": {[]*corev1.Node{node("a"), node("b"), node("c")}, nil, pod("p", requests("cpu=100m")), 9, map[string]int{"a": 3, "b": 3, "c": 3}},
+		"as many as fit":         {[]*corev1.Node{node("a"), node("b", allocatable("cpu=2"))}, nil, pod("p", requests("cpu=1")), 9, map[string]int{"a": 4, "b": 2}},
+		"preferred affinity": {[]*corev1.Node{node("a", label("x", "1")), node("b", label("x", "2")), node("c", large)}, nil,
+			pod("p", prefers(10, expression("x", corev1.NodeSelectorOpIn, "1")), prefers(90, expression("x", corev1.NodeSelectorOpIn, "2"))), 1, map[string]int{"b": 1}},
+		"soft taint": {[]*corev1.Node{node("a", large, taint("k", "", corev1.TaintEffectPreferNoSchedule)), node("b")}, nil, pod("p", requests("cpu=1 memory=1Gi")), 1, map[string]int{"b": 1}},
+		"soft taint tolerated": {[]*corev1.Node{node("a", large, taint("k", "", corev1.TaintEffectPreferNoSchedule)), node("b")}, nil,
+			pod("p", requests("cpu=1 memory=1Gi"), tolerates_("k", corev1.TolerationOpExists, "", "")), 1, map[string]int{"a": 1}},
+		"soft taint is better than nothing":  {[]*corev1.Node{node("a", taint("k", "", corev1.TaintEffectPreferNoSchedule))}, nil, pod("p"), 1, map[string]int{"a": 1}},
+		"pods of one owner spread":           {[]*corev1.Node{node("a", large), node("b"), node("c")}, nil, pod("p", requests("cpu=100m"), owned("rs")), 6, map[string]int{"a": 2, "b": 2, "c": 2}},
+		"pods of one owner go where none is": {[]*corev1.Node{node("a", large), node("b")}, []*corev1.Pod{pod("r", on("a"), owned("rs"))}, pod("p", owned("rs")), 1, map[string]int{"b": 1}},
+		"pods of other owners are no matter": {[]*corev1.Node{node("a", large), node("b")}, []*corev1.Pod{pod("r", on("a"), owned("other"))}, pod("p", requests("cpu=1"), owned("rs")), 1, map[string]int{"a": 1}},
+		"zones": {[]*corev1.Node{node("a", zone("1")), node("b", large, zone("1")), node("c", zone("2"))}, []*corev1.Pod{pod("r", on("a"), owned("rs"))},
+			pod("p", requests("cpu=100m"), owned("rs")), 1, map[string]int{"c": 1}},
+		"zones in turn": {[]*corev1.Node{node("a", zone("1")), node("b", large, zone("1")), node("c", zone("2")), node("d", zone("2"))}, nil,
+			pod("p", requests("cpu=100m"), owned("rs")), 8, map[string]int{"a": 2, "b": 2, "c": 2, "d": 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := build(c.nodes, c.running)
+			nodes, _ := w.schedule(c.pod, c.n)
+			got := map[string]int{}
+			for _, n := range nodes {
+				got[n]++
+			}
+			if fmt.Sprint(got) != fmt.Sprint(c.want) {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+// Columns give the same numbers, whatever the order in which nodes and pods come and go.
+func TestColumnsCount(t *testing.T) {
+	w := build(nil, nil)
+	taken := func() string {
+		var out []string
+		for name, i := range w.slots {
+			out = append(out, fmt.Sprintf("%s cpu=%d pods=%d ports=%d", name, w.used[cpu][i], w.used[pods][i], len(w.ports[i])))
+		}
+		slices.Sort(out)
+		return strings.Join(out, ", ")
+	}
+	a, b := pod("a", requests("cpu=1"), port("", 80, "TCP"), on("n"), owned("rs")), pod("b", requests("cpu=2"), on("n"), owned("rs"))
+	for i, step := range []struct {
+		do   func()
+		want string
+	}{
+		{func() { w.put(a, "n") }, ""},
+		{func() { w.setNode(node("n")) }, "n cpu=1000 pods=1 ports=1"},
+		{func() { w.put(b, "n") }, "n cpu=3000 pods=2 ports=1"},
+		{func() { w.dropNode("n") }, ""},
+		{func() { w.setNode(node("m")) }, "m cpu=0 pods=0 ports=0"},
+		{func() { w.remove(a.UID) }, "m cpu=0 pods=0 ports=0"},
+		{func() { w.setNode(node("n")) }, "m cpu=0 pods=0 ports=0, n cpu=2000 pods=1 ports=0"},
+		{func() { w.remove(b.UID) }, "m cpu=0 pods=0 ports=0, n cpu=0 pods=0 ports=0"},
+	} {
+		step.do()
+		if got := taken(); got != step.want {
+			t.Errorf("step %d: %s, want %s", i, got, step.want)
+		}
+	}
+	if len(w.placed)+len(w.byNode)+len(w.groups) > 0 {
+		t.Errorf("left behind: %v %v %v", w.placed, w.byNode, w.groups)
+	}
+}
+
+func cluster(n int) *world {
+	var nodes []*corev1.Node
+	for i := range n {
+		nodes = append(nodes, node(fmt.Sprint("node-", i), allocatable("cpu=32 memory=64Gi"), zone(fmt.Sprint(i%3))))
+	}
+	return build(nodes, nil)
+}
+
+// BenchmarkPick places pods in runs of 256, one by one, and one by one with an affinity that is new each time.
+func BenchmarkPick(b *testing.B) {
+	for _, nodes := range []int{1000, 5000} {
+		for _, kind := range []string{"run", "single", "affinity"} {
+			b.Run(fmt.Sprintf("%s/%d", kind, nodes), func(b *testing.B) {
+				w := cluster(nodes)
+				size := 1
+				if kind == "run" {
+					size = 256
+				}
+				for i := 0; i < b.N; i += size {
+					p := pod("p", requests("cpu=100m memory=50Mi"), owned("rs"))
+					if kind == "affinity" {
+						requires(expression(corev1.LabelTopologyZone, corev1.NodeSelectorOpIn, "1", fmt.Sprint("other-", i)))(p)
+					}
+					if got, why := w.schedule(p, min(size, b.N-i)); len(got) == 0 {
+						b.Fatal(why)
+					}
+					if len(w.placed) > nodes*50 {
+						b.StopTimer()
+						w = cluster(nodes)
+						b.StartTimer()
+					}
+				}
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
+			})
+		}
+	}
+}
