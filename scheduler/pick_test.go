@@ -88,7 +88,7 @@ func owned(by string) func(*corev1.Pod) {
 	}
 }
 
-func tolerates_(key string, op corev1.TolerationOperator, value string, effect corev1.TaintEffect) func(*corev1.Pod) {
+func tolerating(key string, op corev1.TolerationOperator, value string, effect corev1.TaintEffect) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Spec.Tolerations = append(p.Spec.Tolerations, corev1.Toleration{Key: key, Operator: op, Value: value, Effect: effect})
 	}
@@ -198,12 +198,12 @@ func TestFilters(t *testing.T) {
 		}), "b"},
 		"cordoned": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p"),
 			"0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
-		"cordoned and tolerated": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p", tolerates_(corev1.TaintNodeUnschedulable, corev1.TolerationOpExists, "", "")), "a"},
-		"taint": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoSchedule))}, nil, pod("p", tolerates_("k", "", "other", "")),
+		"cordoned and tolerated": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p", tolerating(corev1.TaintNodeUnschedulable, corev1.TolerationOpExists, "", "")), "a"},
+		"taint": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoSchedule))}, nil, pod("p", tolerating("k", "", "other", "")),
 			"0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
-		"taint tolerated by value":           {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerates_("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoExecute)), "a"},
-		"taint tolerated for another effect": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute)), node("b")}, nil, pod("p", tolerates_("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoSchedule)), "b"},
-		"all taints tolerated":               {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerates_("", corev1.TolerationOpExists, "", "")), "a"},
+		"taint tolerated by value":           {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerating("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoExecute)), "a"},
+		"taint tolerated for another effect": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute)), node("b")}, nil, pod("p", tolerating("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoSchedule)), "b"},
+		"all taints tolerated":               {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerating("", corev1.TolerationOpExists, "", "")), "a"},
 		"node selector":                      {[]*corev1.Node{node("a"), node("b", label("disk", "ssd"))}, nil, pod("p", selects("disk", "ssd")), "b"},
 		"node selector that nothing matches": {[]*corev1.Node{node("a"), node("b")}, nil, pod("p", selects("disk", "ssd")),
 			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
@@ -255,7 +255,7 @@ func TestScores(t *testing.T) {
 			pod("p", prefers(10, expression("x", corev1.NodeSelectorOpIn, "1")), prefers(90, expression("x", corev1.NodeSelectorOpIn, "2"))), 1, map[string]int{"b": 1}},
 		"soft taint": {[]*corev1.Node{node("a", large, taint("k", "", corev1.TaintEffectPreferNoSchedule)), node("b")}, nil, pod("p", requests("cpu=1 memory=1Gi")), 1, map[string]int{"b": 1}},
 		"soft taint tolerated": {[]*corev1.Node{node("a", large, taint("k", "", corev1.TaintEffectPreferNoSchedule)), node("b")}, nil,
-			pod("p", requests("cpu=1 memory=1Gi"), tolerates_("k", corev1.TolerationOpExists, "", "")), 1, map[string]int{"a": 1}},
+			pod("p", requests("cpu=1 memory=1Gi"), tolerating("k", corev1.TolerationOpExists, "", "")), 1, map[string]int{"a": 1}},
 		"soft taint is better than nothing":  {[]*corev1.Node{node("a", taint("k", "", corev1.TaintEffectPreferNoSchedule))}, nil, pod("p"), 1, map[string]int{"a": 1}},
 		"pods of one owner spread":           {[]*corev1.Node{node("a", large), node("b"), node("c")}, nil, pod("p", requests("cpu=100m"), owned("rs")), 6, map[string]int{"a": 2, "b": 2, "c": 2}},
 		"pods of one owner go where none is": {[]*corev1.Node{node("a", large), node("b")}, []*corev1.Pod{pod("r", on("a"), owned("rs"))}, pod("p", owned("rs")), 1, map[string]int{"b": 1}},
