@@ -37,7 +37,7 @@ func Pod() *kinds.Kind {
 		ReturnsDeleted:      true,
 		GraceOnDelete:       podGrace,
 		FieldLabels: []string{"spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
-			"spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName"},
+			"spec.hostNetwork", "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"},
 		Fields:      kinds.Select(podFields),
 		Columns:     podColumns(),
 		Cells:       kinds.Print(podCells),
@@ -49,7 +49,6 @@ func Pod() *kinds.Kind {
 				Name: "ephemeralcontainers", Verbs: write,
 				PrepareUpdate:  kinds.OnUpdate(keepEphemeral),
 				ValidateUpdate: kinds.CheckUpdate(podspec.ValidateEphemeralUpdate),
-				Warnings:       kinds.Warn(podspec.PodWarnings),
 				ResetFields:    map[string][]string{"v1": {"status"}},
 			},
 			{
@@ -64,7 +63,6 @@ func Pod() *kinds.Kind {
 				Name: "resize", Verbs: write,
 				PrepareUpdate:  kinds.OnUpdate(keepResources),
 				ValidateUpdate: kinds.CheckUpdate(podspec.ValidateResize),
-				Warnings:       kinds.Warn(podspec.PodWarnings),
 				ResetFields:    map[string][]string{"v1": {"status"}},
 			},
 			{

@@ -5,8 +5,8 @@ package meta
 import (
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/labels"
@@ -36,7 +36,13 @@ func Validate(obj kinds.Object, k *kinds.Kind) field.ErrorList {
 // annotation twice: as such, and as an update.
 func ValidateUpdate(obj, old kinds.Object, k *kinds.Kind) field.ErrorList {
 	at := field.NewPath("metadata")
-	segment := func(name string, prefix bool) []string { return path.ValidatePathSegmentName(name, prefix) }
+	// A name that was good once stays good, as long as it can stand in a path.
+	segment := func(name string, prefix bool) []string {
+		if prefix {
+			return content.IsPathSegmentPrefix(name)
+		}
+		return content.IsPathSegmentName(name)
+	}
 	errs := apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, segment, at)
 	errs = append(errs, apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, at)...)
 	return append(errs, finalizerNames(obj, at.Child("finalizers"))...)

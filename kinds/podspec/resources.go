@@ -89,7 +89,7 @@ func (r *report) quantity(at *field.Path, name corev1.ResourceName, q resource.Q
 	r.add(ValidateQuantity(name, q, at)...)
 	if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
 		page, err := resource.ParseQuantity(size)
-		if err != nil || page.Sign() <= 0 || q.Value()%page.Value() != 0 {
+		if err != nil || page.Value() <= 0 || q.Value()%page.Value() != 0 {
 			r.invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), page.String()))
 		}
 	}

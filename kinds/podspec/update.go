@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -50,7 +49,7 @@ func ValidatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 		r.gatedUpdate(at, rest, &old.Spec)
 	}
 	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		r.forbidden(at, fmt.Sprintf("%s\n%v", immutablePod, diff.Diff(Dump(old.Spec), Dump(*rest))))
+		r.forbidden(at, fmt.Sprintf("%s\n%v", immutablePod, difference(old.Spec, *rest)))
 	}
 	return r.errs
 }
@@ -188,7 +187,7 @@ func ValidateEphemeralUpdate(pod, old *corev1.Pod) field.ErrorList {
 			r.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", before.Name))
 		case !equality.Semantic.DeepEqual(*before, pod.Spec.EphemeralContainers[j]):
 			r.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", before.Name,
-				diff.Diff(Dump(*before), Dump(pod.Spec.EphemeralContainers[j]))))
+				difference(*before, pod.Spec.EphemeralContainers[j])))
 		}
 	}
 	return r.errs

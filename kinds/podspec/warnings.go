@@ -13,13 +13,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// PodWarnings tells the author of a pod what is accepted but ill-advised; old is nil on create.
+// PodWarnings tells the author of a new pod what is accepted but ill-advised. Updates, which come from programs and come
+// often, are not looked at: old is nil on create.
 func PodWarnings(pod, old *corev1.Pod) []string {
+	if old != nil {
+		return nil
+	}
 	w := &warner{}
-	if old == nil {
-		if bad := validation.IsDNS1123Label(pod.Name); len(bad) > 0 {
-			w.list = append(w.list, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", bad))
-		}
+	if bad := validation.IsDNS1123Label(pod.Name); len(bad) > 0 {
+		w.list = append(w.list, fmt.Sprintf("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is recommended: %v", bad))
 	}
 	w.template(nil, &pod.ObjectMeta, &pod.Spec)
 	return w.list
