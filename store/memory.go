@@ -187,9 +187,34 @@ func (m *Memory) History(resource string, after int64) (events []Event, floor in
 func (m *Memory) Compact(before int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.compact(before)
+}
+
+func (m *Memory) compact(before int64) {
 	m.floor = max(m.floor, before)
 	for _, r := range m.rings {
 		r.compact(before)
+	}
+}
+
+// Trim lets go of the cached encodings of states that are no longer current, up to a revision. Their events stay; a watcher
+// that comes late enough to read them encodes them again.
+func (m *Memory) Trim(before int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := Snapshot{m.state.Load()}
+	for _, r := range m.rings {
+		r.trim(before, now)
+	}
+}
+
+// mirrorHistory is how many revisions of history a mirror keeps: its readers are in this process, and none is slow for long.
+const mirrorHistory = 2048
+
+// forget keeps a mirror's history short. The caller holds mu.
+func (m *Memory) forget(revision int64) {
+	if revision-m.floor > 2*mirrorHistory {
+		m.compact(revision - mirrorHistory)
 	}
 }
 
@@ -205,6 +230,7 @@ func (m *Memory) Mirror(typ EventType, key Key, obj Object, size int) {
 		return
 	}
 	m.publish(s.revision+1, []Event{e})
+	m.forget(s.revision + 1)
 }
 
 func mirrored(s *state, revision int64, typ EventType, key Key, obj Object, size int) Event {
@@ -247,6 +273,7 @@ func (m *Memory) Reset(resource string, objects iter.Seq2[Key, Object]) {
 	}
 	if len(events) > 0 {
 		m.publish(revision, events)
+		m.forget(revision)
 	}
 }
 

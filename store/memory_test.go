@@ -309,6 +309,41 @@ func TestEncodingIsMadeOnce(t *testing.T) {
 	}
 }
 
+func TestTrimKeepsOnlyEncodingsOfWhatIsCurrent(t *testing.T) {
+	f := feed{memory: NewMemory(0)}
+	var items []*Item
+	for _, path := range []string{"a/old", "a/old", "a/gone", "a/young"} {
+		f.write(Put, key("pods", path))
+		items = append(items, f.memory.Snapshot().Get(key("pods", path)))
+	}
+	f.write(Delete, key("pods", "a/gone"))
+	for _, i := range items {
+		if _, err := i.Encoding(1, func() ([]byte, error) { return []byte("x"), nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.memory.Trim(f.revision)
+	var kept []bool
+	for _, i := range items {
+		_, ok := cached(i.encodings.Load(), 1)
+		kept = append(kept, ok)
+	}
+	if fmt.Sprint(kept) != "[false true false true]" {
+		t.Errorf("kept %v", kept)
+	}
+}
+
+func TestMirrorForgets(t *testing.T) {
+	m := NewMemory(0)
+	for i := range 10 * mirrorHistory {
+		k := key("pods", "a/p")
+		m.Mirror(Put, k, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "p", ResourceVersion: fmt.Sprint(i)}}, 0)
+	}
+	if events, _ := m.History("pods", 0); len(events) < mirrorHistory || len(events) > 2*mirrorHistory {
+		t.Errorf("%d events", len(events))
+	}
+}
+
 func BenchmarkPublish(b *testing.B) {
 	f := feed{memory: NewMemory(0)}
 	for i := range 10000 {

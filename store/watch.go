@@ -18,11 +18,12 @@ const (
 // ring holds the newest events of one resource in order of revision. Watchers are cursors into it: they cost the publisher
 // nothing but the closing of one channel.
 type ring struct {
-	mu   sync.Mutex
-	buf  []Event // circular; its length is a power of two
-	head uint64  // sequence number of the oldest event held
-	tail uint64  // sequence number of the next event
-	size int     // sum of the sizes of the items held
+	mu      sync.Mutex
+	buf     []Event // circular; its length is a power of two
+	head    uint64  // sequence number of the oldest event held
+	tail    uint64  // sequence number of the next event
+	size    int     // sum of the sizes of the items held
+	trimmed uint64  // events before it have no cached encodings, or are current
 	// floor: events up to this revision may be gone.
 	floor int64
 	// wake is closed by the next publish; nil while nobody waits.
@@ -90,6 +91,21 @@ func (r *ring) compact(before int64) {
 			n /= 2
 		}
 		r.resize(n)
+	}
+}
+
+// trim drops cached encodings; see Memory.Trim.
+func (r *ring) trim(before int64, now Snapshot) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.trimmed = max(r.trimmed, r.head); r.trimmed < r.tail && r.at(r.trimmed).Item.Revision <= before; r.trimmed++ {
+		e := r.at(r.trimmed)
+		if e.Prev != nil {
+			e.Prev.encodings.Store(nil)
+		}
+		if e.Type == Delete || now.Get(e.Item.Key) != e.Item {
+			e.Item.encodings.Store(nil)
+		}
 	}
 }
 

@@ -82,6 +82,19 @@ func (h *history) expire(before time.Time) (revision int64, more bool) {
 	return h.forgotten, more
 }
 
+// at returns the newest revision whose span ended before a time.
+func (h *history) at(before time.Time) (revision int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, s := range h.spans {
+		if s.end.After(before) {
+			break
+		}
+		revision = s.revision
+	}
+	return revision
+}
+
 // cutPoint picks where a snapshot cuts the log: where history became too old, or later, so as to leave at most half of the
 // limit. Without anything to cut it is where the log is cut already, and ok is false.
 func (h *history) cutPoint(before time.Time) (at span, ok bool) {

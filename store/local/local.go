@@ -148,6 +148,8 @@ const (
 	historyAge = 5 * time.Minute
 	// historyStep is how much longer than that an event may stay.
 	historyStep = 30 * time.Second
+	// encodingAge is how long the encodings of events are kept at least: all watchers that keep up have read them by then.
+	encodingAge = 5 * time.Second
 )
 
 // Run forgets old history and writes snapshots when the log has outgrown them, until ctx ends; then it finishes what was
@@ -182,6 +184,7 @@ func (l *Local) compact(now time.Time, timer *time.Timer) {
 	if before > 0 {
 		l.memory.Compact(before)
 	}
+	l.memory.Trim(l.history.at(now.Add(-encodingAge)))
 	if more && !l.watching.Swap(true) {
 		timer.Reset(historyStep)
 	}
