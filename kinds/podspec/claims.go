@@ -13,8 +13,8 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// metadataOnlyNotes checks the metadata of a template of which only labels and annotations are used.
-func metadataOnlyNotes(at *field.Path, meta *metav1.ObjectMeta) field.ErrorList {
+// claimMetadata checks the metadata of a claim's template, of which only labels and annotations are used.
+func claimMetadata(at *field.Path, meta *metav1.ObjectMeta) field.ErrorList {
 	r := &report{}
 	r.add(apivalidation.ValidateAnnotations(meta.Annotations, at.Child("annotations"))...)
 	r.add(metav1validation.ValidateLabels(meta.Labels, at.Child("labels"))...)
@@ -46,11 +46,8 @@ func ValidateClaimSpec(c *corev1.PersistentVolumeClaimSpec, at *field.Path) fiel
 	size := at.Child("resources").Key(string(corev1.ResourceStorage))
 	if q, ok := c.Resources.Requests[corev1.ResourceStorage]; !ok {
 		r.required(size, "")
-	} else {
-		r.add(ValidateQuantity(corev1.ResourceStorage, q, size)...)
-		if q.Sign() == 0 {
-			r.invalid(size, q.String(), "must be greater than zero")
-		}
+	} else if q.Sign() <= 0 {
+		r.invalid(size, q.String(), "must be greater than zero")
 	}
 	if n := ptr.Deref(c.StorageClassName, ""); n != "" {
 		r.invalid(at.Child("storageClassName"), n, subdomain(n)...)

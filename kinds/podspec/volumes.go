@@ -1,6 +1,7 @@
 package podspec
 
 import (
+	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,9 @@ func (r *report) volumes(at *field.Path, volumes []corev1.Volume, meta *metav1.O
 		v, at := &volumes[i], at.Index(i)
 		before := len(r.errs)
 		r.volumeSource(at, v, meta)
+		if v.Ephemeral != nil {
+			r.ephemeralName(at, v, meta)
+		}
 		r.name(at.Child("name"), v.Name, validation.IsDNS1123Label)
 		if good[v.Name] != nil {
 			r.add(field.Duplicate(at.Child("name"), v.Name))
@@ -105,7 +109,7 @@ func localSources(v *corev1.Volume, meta *metav1.ObjectMeta) []volumeCheck {
 			r.projections(at, v.Projected)
 			r.mode(at.Child("defaultMode"), v.Projected.DefaultMode)
 		}},
-		{"ephemeral", v.Ephemeral != nil, func(r *report, at *field.Path) { r.ephemeralVolume(at, v, meta) }},
+		{"ephemeral", v.Ephemeral != nil, func(r *report, at *field.Path) { r.ephemeralVolume(at, v) }},
 		{"image", v.Image != nil, func(r *report, at *field.Path) {
 			// Controllers may fill in the images of their templates.
 			if meta != nil {
@@ -225,9 +229,6 @@ func (r *report) projections(at *field.Path, p *corev1.ProjectedVolumeSource) {
 			}
 			c.check(r, source.Child(c.name))
 		}
-		if n == 0 {
-			r.required(source, "must specify one of secret, configMap, downwardAPI, serviceAccountToken, clusterTrustBundle or podCertificate")
-		}
 	}
 }
 
@@ -310,20 +311,24 @@ func (r *report) podCertificate(at *field.Path, c *corev1.PodCertificateProjecti
 }
 
 // ephemeralVolume checks a claim that lives as long as its pod, and is named for the pod and the volume.
-func (r *report) ephemeralVolume(at *field.Path, v *corev1.Volume, meta *metav1.ObjectMeta) {
+func (r *report) ephemeralVolume(at *field.Path, v *corev1.Volume) {
 	at = at.Child("volumeClaimTemplate")
 	t := v.Ephemeral.VolumeClaimTemplate
 	if t == nil {
 		r.required(at, "")
 		return
 	}
-	// Only labels and annotations of the claim's metadata are taken over; upstream refuses the rest one by one.
-	r.add(metadataOnlyNotes(at.Child("metadata"), &t.ObjectMeta)...)
+	r.add(claimMetadata(at.Child("metadata"), &t.ObjectMeta)...)
 	r.add(ValidateClaimSpec(&t.Spec, at.Child("spec"))...)
-	if meta != nil && meta.Name != "" && v.Name != "" {
-		name := meta.Name + "-" + v.Name
-		for _, m := range subdomain(name) {
-			r.invalid(at.Child("metadata", "name"), name, "PVC name "+`"`+name+`"`+": "+m)
-		}
+}
+
+// ephemeralName checks what the claim of an ephemeral volume will be called.
+func (r *report) ephemeralName(at *field.Path, v *corev1.Volume, meta *metav1.ObjectMeta) {
+	if meta == nil || meta.Name == "" || v.Name == "" {
+		return
+	}
+	name := meta.Name + "-" + v.Name
+	for _, m := range subdomain(name) {
+		r.invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", name, m))
 	}
 }
