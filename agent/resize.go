@@ -25,7 +25,7 @@ func (w *worker) seed(c *corev1.Container) {
 		}
 	}
 	w.state.Allocated[c.Name] = granted
-	if r := w.state.Latest(c.Name); r != nil && r.Phase == lifecycle.Running && r.Applied == nil {
+	if r := w.state.Latest(c.Name); r != nil && r.Applied == nil {
 		applied := granted
 		r.Applied = &applied
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -189,7 +190,9 @@ func merge(st *lifecycle.State, c *lifecycle.Container) {
 	old := st.Find(c.ID)
 	if old == nil {
 		list := append(st.Containers[c.Name], c)
-		slices.SortFunc(list, func(x, y *lifecycle.Container) int { return y.CreatedAt.Compare(x.CreatedAt) })
+		slices.SortFunc(list, func(x, y *lifecycle.Container) int {
+			return cmp.Or(cmp.Compare(y.Attempt, x.Attempt), y.CreatedAt.Compare(x.CreatedAt))
+		})
 		st.Containers[c.Name] = list
 		return
 	}

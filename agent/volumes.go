@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -57,6 +58,9 @@ func (o objects) Token(ctx context.Context, pod *corev1.Pod, audiences []string,
 
 // handler finds the runtime handler of a runtime class.
 func (a *Agent) handler(ctx context.Context, class string) (string, error) {
+	if a.Client.Table().Type(reflect.TypeFor[*nodev1.RuntimeClass]()) == nil {
+		return "", fmt.Errorf("RuntimeClass %q not found", class)
+	}
 	rc, err := client.Get[*nodev1.RuntimeClass](ctx, a.Client, "", class)
 	if apierrors.IsNotFound(err) {
 		return "", fmt.Errorf("RuntimeClass %q not found", class)

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -147,7 +148,7 @@ func (w *worker) ending(ctx context.Context, k *lifecycle.Kill) {
 		return
 	}
 	for key, cancel := range w.cancels {
-		if key == lifecycle.KeyVolumes || len(key) > 6 && key[:6] == "image/" || len(key) > 10 && key[:10] == "poststart/" {
+		if key == lifecycle.KeyVolumes || strings.HasPrefix(key, lifecycle.KeyImage("")) || strings.HasPrefix(key, "poststart/") {
 			cancel()
 		}
 	}
@@ -396,6 +397,10 @@ func (w *worker) report(ctx context.Context, now time.Time) time.Time {
 	if now.Before(w.writeAfter) {
 		return w.writeAfter
 	}
+	if w.state.Kill == nil && w.pod.Status.ObservedGeneration == w.pod.Generation && w.launching() {
+		// The end of a start, a tenth of a second away, has more to say.
+		return time.Time{}
+	}
 	w.writing = true
 	pod := w.pod
 	w.wait.Go(func() {
@@ -418,6 +423,16 @@ func (w *worker) report(ctx context.Context, now time.Time) time.Time {
 		}
 	})
 	return time.Time{}
+}
+
+// launching says whether a container is just being created and started.
+func (w *worker) launching() bool {
+	for key, busy := range w.state.Busy {
+		if busy && strings.HasPrefix(key, lifecycle.KeyStart("")) {
+			return true
+		}
+	}
+	return false
 }
 
 // write stores a status at the version of the pod that it was made from.
