@@ -75,7 +75,7 @@ func (s *server) buildV3(p part, encode encoder) ([]byte, error) {
 	}
 	top := object{
 		"openapi":    "3.0.0",
-		"info":       object{"title": title, "version": s.version},
+		"info":       object{"title": title, "version": version},
 		"paths":      paths.out,
 		"components": object{"securitySchemes": object{"BearerToken": bearer()}},
 	}
@@ -116,7 +116,7 @@ func (s *server) buildV2(rows []*kinds.Kind, encode encoder) ([]byte, error) {
 	names = set.closureWith(names, refsIn(paths.out, "#/definitions/"))
 	top := object{
 		"swagger":             "2.0",
-		"info":                object{"title": title, "version": s.version},
+		"info":                object{"title": title, "version": version},
 		"paths":               paths.out,
 		"securityDefinitions": object{"BearerToken": bearer()},
 		"security":            []any{object{"BearerToken": []any{}}},

@@ -32,12 +32,12 @@ const (
 	mediaV3    = "application/com.github.proto-openapi.spec.v3.v1.0+protobuf"
 	mediaV3At  = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf"
 	title      = "Kubernetes"
+	version    = "v1.37.2" // of the API that is described
 	compressed = 128 << 10 // answers from here on are compressed, as upstream's are
 )
 
 type server struct {
-	table   *kinds.Table
-	version string
+	table *kinds.Table
 
 	// mu lets one document be made at a time: each takes some megabytes while it is.
 	mu   sync.Mutex
@@ -50,10 +50,9 @@ type document struct {
 	body []byte
 }
 
-// Handler answers /openapi/v2, /openapi/v3 and below for the kinds of the table, as they are at the time of the request. version
-// is the API's: "v1.37.2".
-func Handler(table *kinds.Table, version string) http.Handler {
-	return &server{table: table, version: version, made: map[string]weak.Pointer[document]{}}
+// Handler answers /openapi/v2, /openapi/v3 and below for the kinds of the table, as they are at the time of the request.
+func Handler(table *kinds.Table) http.Handler {
+	return &server{table: table, made: map[string]weak.Pointer[document]{}}
 }
 
 // ServeHTTP implements http.Handler.
@@ -225,7 +224,7 @@ func locationOf(name, hash string) string {
 // hash names the content of a document by all that it is made from.
 func (s *server) hash(name string, rows []*kinds.Kind) string {
 	h := sha512.New()
-	fmt.Fprintln(h, name, s.version, len(schemaData))
+	fmt.Fprintln(h, name, version, len(schemaData))
 	h.Write(schemaData[len(schemaData)-8:]) // the checksum of the whole, by gzip
 	for _, k := range rows {
 		fmt.Fprintln(h, k.Group, k.Kind, k.Resource, k.Namespaced, k.Verbs)

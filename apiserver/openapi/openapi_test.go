@@ -21,8 +21,6 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/builtin"
 )
 
-const version = "v1.37.2"
-
 func get(t testing.TB, h http.Handler, path string, headers ...string) *httptest.ResponseRecorder {
 	t.Helper()
 	r := httptest.NewRequest("GET", path, nil)
@@ -54,7 +52,7 @@ func at(v any, keys ...string) any {
 }
 
 func TestV3(t *testing.T) {
-	h := Handler(builtin.Table(), version)
+	h := Handler(builtin.Table())
 	apps := getJSON(t, h, "/openapi/v3/apis/apps/v1")
 	deployment := "io.k8s.api.apps.v1.Deployment"
 	schemas := at(apps, "components", "schemas")
@@ -117,7 +115,7 @@ func dangling(t *testing.T, doc map[string]any) {
 }
 
 func TestV2(t *testing.T) {
-	doc := getJSON(t, Handler(builtin.Table(), version), "/openapi/v2")
+	doc := getJSON(t, Handler(builtin.Table()), "/openapi/v2")
 	for _, tc := range []struct {
 		keys []string
 		want string
@@ -144,7 +142,7 @@ func TestV2(t *testing.T) {
 
 // TestProtobuf reads both protobuf forms with the libraries that clients use, and compares with the JSON.
 func TestProtobuf(t *testing.T) {
-	h := Handler(builtin.Table(), version)
+	h := Handler(builtin.Table())
 	var two openapiv2.Document
 	w := get(t, h, "/openapi/v2", "Accept", mediaV2At)
 	if err := proto.Unmarshal(w.Body.Bytes(), &two); err != nil || w.Header().Get("Content-Type") != mediaV2 {
@@ -235,7 +233,7 @@ func firstDifference(path string, x, y any) string {
 }
 
 func TestConditionalRequests(t *testing.T) {
-	h := Handler(builtin.Table(), version)
+	h := Handler(builtin.Table())
 	var index struct {
 		Paths map[string]struct{ ServerRelativeURL string }
 	}
@@ -279,7 +277,7 @@ func TestConditionalRequests(t *testing.T) {
 }
 
 func TestConcurrentReaders(t *testing.T) {
-	h := Handler(builtin.Table(), version)
+	h := Handler(builtin.Table())
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -297,7 +295,7 @@ func TestWriteDocuments(t *testing.T) {
 	if dir == "" {
 		t.Skip("OPENAPI_DIR is not set")
 	}
-	h := Handler(builtin.Table(), version)
+	h := Handler(builtin.Table())
 	for name := range partsOf(builtin.Table().All()) {
 		file := filepath.Join(dir, "v3-"+strings.ReplaceAll(name, "/", "_")+".json")
 		if err := os.WriteFile(file, get(t, h, "/openapi/v3/"+name).Body.Bytes(), 0o644); err != nil {
@@ -310,7 +308,7 @@ func TestWriteDocuments(t *testing.T) {
 }
 
 func BenchmarkBuild(b *testing.B) {
-	h := Handler(builtin.Table(), version).(*server)
+	h := Handler(builtin.Table()).(*server)
 	rows := h.table.All()
 	b.Run("v2 JSON", func(b *testing.B) {
 		b.ReportAllocs()
