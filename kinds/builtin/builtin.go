@@ -13,6 +13,7 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/discovery"
 	"github.com/kebernetes/kebernetes/kinds/events"
 	"github.com/kebernetes/kebernetes/kinds/networking"
+	"github.com/kebernetes/kebernetes/kinds/node"
 	"github.com/kebernetes/kebernetes/kinds/policy"
 	"github.com/kebernetes/kebernetes/kinds/rbac"
 	"github.com/kebernetes/kebernetes/kinds/scheduling"
@@ -29,10 +30,15 @@ func Kinds() []*kinds.Kind {
 		core.ConfigMap(),
 		core.Endpoints(),
 		event,
+		core.LimitRange(),
 		core.Namespace(),
 		core.Node(),
+		core.PersistentVolume(),
+		core.PersistentVolumeClaim(),
 		core.Pod(),
 		core.PodTemplate(),
+		core.ReplicationController(),
+		core.ResourceQuota(),
 		core.Secret(),
 		core.Service(),
 		core.ServiceAccount(),
@@ -66,6 +72,7 @@ func Kinds() []*kinds.Kind {
 		networking.NetworkPolicy(),
 		networking.ServiceCIDR(),
 
+		node.RuntimeClass(),
 		policy.PodDisruptionBudget(),
 
 		rbac.ClusterRole(),
