@@ -28,6 +28,7 @@ func Controllers(env controller.Env) []*controller.Loop {
 		ReplicaSets(env),
 		StatefulSets(env),
 		DaemonSets(env),
+		Jobs(env),
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -31,6 +32,8 @@ func newAPI() *API {
 		Row[appsv1.StatefulSet, appsv1.StatefulSetList]("apps", "v1", "statefulsets", true),
 		Row[appsv1.DaemonSet, appsv1.DaemonSetList]("apps", "v1", "daemonsets", true),
 		Row[appsv1.ControllerRevision, appsv1.ControllerRevisionList]("apps", "v1", "controllerrevisions", true),
+		Row[batchv1.Job, batchv1.JobList]("batch", "v1", "jobs", true),
+		Row[batchv1.CronJob, batchv1.CronJobList]("batch", "v1", "cronjobs", true),
 		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
 		Row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("", "v1", "persistentvolumeclaims", true),
 	)
