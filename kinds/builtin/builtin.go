@@ -8,6 +8,7 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/authorization"
 	"github.com/kebernetes/kebernetes/kinds/autoscaling"
 	"github.com/kebernetes/kebernetes/kinds/batch"
+	"github.com/kebernetes/kebernetes/kinds/certificates"
 	"github.com/kebernetes/kebernetes/kinds/coordination"
 	"github.com/kebernetes/kebernetes/kinds/core"
 	"github.com/kebernetes/kebernetes/kinds/discovery"
@@ -17,6 +18,7 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/policy"
 	"github.com/kebernetes/kebernetes/kinds/rbac"
 	"github.com/kebernetes/kebernetes/kinds/scheduling"
+	"github.com/kebernetes/kebernetes/kinds/storage"
 )
 
 // Table returns a new table of all built-in kinds.
@@ -62,6 +64,7 @@ func Kinds() []*kinds.Kind {
 		batch.CronJob(),
 		batch.Job(),
 
+		certificates.CertificateSigningRequest(),
 		coordination.Lease(),
 		discovery.EndpointSlice(),
 		events.Event(event),
@@ -81,5 +84,12 @@ func Kinds() []*kinds.Kind {
 		rbac.RoleBinding(),
 
 		scheduling.PriorityClass(),
+
+		storage.CSIDriver(),
+		storage.CSINode(),
+		storage.CSIStorageCapacity(),
+		storage.StorageClass(),
+		storage.VolumeAttachment(),
+		storage.VolumeAttributesClass(),
 	}
 }
