@@ -16,6 +16,9 @@ import (
 	"github.com/kebernetes/kebernetes/cri"
 )
 
+// cgroupRoot is the parent of what tests run.
+const cgroupRoot = "/critest"
+
 // Subject is a runtime under test.
 type Subject struct {
 	Runtime cri.Runtime
@@ -101,7 +104,7 @@ func (f *fixture) pod(name string) (string, *rt.PodSandboxConfig) {
 		Metadata:     &rt.PodSandboxMetadata{Name: name, Namespace: "critest", Uid: fmt.Sprintf("%s-%d", name, time.Now().UnixNano())},
 		Labels:       map[string]string{"pod": name},
 		LogDirectory: filepath.Join(f.t.TempDir(), "logs"),
-		Linux:        &rt.LinuxPodSandboxConfig{SecurityContext: &rt.LinuxSandboxSecurityContext{NamespaceOptions: &rt.NamespaceOption{}}},
+		Linux:        &rt.LinuxPodSandboxConfig{CgroupParent: cgroupRoot + "/" + name, SecurityContext: &rt.LinuxSandboxSecurityContext{NamespaceOptions: &rt.NamespaceOption{}}},
 	}
 	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
 		f.t.Fatal(err)

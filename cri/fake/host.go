@@ -15,7 +15,7 @@ func (r *Runtime) Version(context.Context) (*rt.VersionResponse, error) {
 // Status implements cri.Host.
 func (r *Runtime) Status(context.Context) (*rt.StatusResponse, error) {
 	return &rt.StatusResponse{
-		Status: &rt.RuntimeStatus{Conditions: []*rt.RuntimeCondition{{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}},
+		Status:          &rt.RuntimeStatus{Conditions: []*rt.RuntimeCondition{{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}},
 		RuntimeHandlers: []*rt.RuntimeHandler{{Features: &rt.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: true}}},
 		Features:        &rt.RuntimeFeatures{SupplementalGroupsPolicy: true},
 	}, nil

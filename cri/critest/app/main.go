@@ -23,7 +23,9 @@ func main() {
 	switch verb {
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM)
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	case "exit":
 		os.Exit(number(args[0]))
 	case "exit-after":
