@@ -121,8 +121,8 @@ func (r *report) port(at *field.Path, p intstr.IntOrString) {
 	r.invalid(at, p.IntVal, validation.IsValidPortNum(p.IntValue())...)
 }
 
-// stopSignals are the signals of Linux that a container may be stopped with, sorted.
-var stopSignals = func() (names []corev1.Signal) {
+// linuxSignals are the signals of Linux that a container may be stopped with, sorted.
+func linuxSignals() (names []corev1.Signal) {
 	for _, n := range []string{"ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF",
 		"PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ"} {
 		names = append(names, corev1.Signal("SIG"+n))
@@ -136,7 +136,7 @@ var stopSignals = func() (names []corev1.Signal) {
 	}
 	slices.Sort(names)
 	return names
-}()
+}
 
 func (r *report) stopSignal(at *field.Path, s corev1.Signal, os *corev1.PodOS) {
 	switch {
@@ -145,6 +145,6 @@ func (r *report) stopSignal(at *field.Path, s corev1.Signal, os *corev1.PodOS) {
 	case os.Name == corev1.Windows:
 		oneOf(r, at, s, corev1.SIGKILL, corev1.SIGTERM)
 	default:
-		oneOf(r, at, s, stopSignals...)
+		oneOf(r, at, s, linuxSignals()...)
 	}
 }

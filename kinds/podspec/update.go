@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -154,19 +155,17 @@ func (r *report) narrowedAffinity(at *field.Path, wanted, before *corev1.NodeAff
 // unchangedAppArmor keeps the old annotations of AppArmor profiles as they were.
 func (r *report) unchangedAppArmor(pod, old *corev1.Pod) {
 	at := field.NewPath("metadata", "annotations")
-	const prefix = corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix
-	for _, side := range []struct {
-		has, lacks map[string]string
-		refusal    string
-	}{
-		{old.Annotations, pod.Annotations, "may not remove or update AppArmor annotations"},
-		{pod.Annotations, old.Annotations, "may not add AppArmor annotations"},
-	} {
-		for key, value := range side.has {
-			other, ok := side.lacks[key]
-			if len(key) > len(prefix) && key[:len(prefix)] == prefix && (!ok || other != value && side.refusal[8] == 'r') {
-				r.forbidden(at.Key(key), side.refusal)
-			}
+	names := func(key string) bool {
+		return strings.HasPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix)
+	}
+	for key, before := range old.Annotations {
+		if now, kept := pod.Annotations[key]; names(key) && (!kept || now != before) {
+			r.forbidden(at.Key(key), "may not remove or update AppArmor annotations")
+		}
+	}
+	for key := range pod.Annotations {
+		if _, had := old.Annotations[key]; names(key) && !had {
+			r.forbidden(at.Key(key), "may not add AppArmor annotations")
 		}
 	}
 }
