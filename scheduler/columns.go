@@ -45,6 +45,8 @@ type columns struct {
 	// byNode holds the pods of each node by name, of nodes that are not there (yet) too.
 	byNode map[string]map[types.UID]*placed
 	groups map[groupKey]*group
+	// nominated are the waiting pods that others make way for, with the node where.
+	nominated map[types.UID]*placed
 	// next is where ties are broken from: it moves on with every pick, so that equal nodes take turns.
 	next int32
 }
@@ -63,7 +65,9 @@ type placed struct {
 	group    groupKey
 	priority int32
 	assumed  bool
-	pod      *corev1.Pod
+	// victim is set once the scheduler has asked for the pod to be deleted.
+	victim bool
+	pod    *corev1.Pod
 }
 
 // groupKey names pods that are to be spread over the nodes: those of one controller.
@@ -90,6 +94,7 @@ func newColumns() *columns {
 		placed:    map[types.UID]*placed{},
 		byNode:    map[string]map[types.UID]*placed{},
 		groups:    map[groupKey]*group{},
+		nominated: map[types.UID]*placed{},
 	}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourcePods} {
 		c.resource(name)

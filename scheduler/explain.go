@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // refusal says why no node takes a pod, in upstream's words.
@@ -16,13 +14,13 @@ type refusal struct {
 }
 
 // explain asks every node again, after pick found none for a class.
-func (p *picker) explain(c *class, policy *corev1.PreemptionPolicy) refusal {
+func (p *picker) explain(c *class) refusal {
 	n := p.columns
 	if n.len() == 0 {
 		return refusal{message: "no nodes available to schedule pods"}
 	}
 	c.prepare(n)
-	counts, preemption := map[string]int{}, map[string]int{}
+	counts := map[string]int{}
 	mendable := false
 	for i, node := range n.nodes {
 		if node == nil {
@@ -32,25 +30,12 @@ func (p *picker) explain(c *class, policy *corev1.PreemptionPolicy) refusal {
 		if f == 0 {
 			continue
 		}
-		helpless := false
 		for _, r := range p.filters[f-1].explain(c, n, int32(i)) {
 			counts[r.text]++
-			helpless = helpless || r.lasting
 		}
-		if helpless {
-			preemption["Preemption is not helpful for scheduling"]++
-		} else {
-			preemption["No preemption victims found for incoming pod"]++
-			mendable = true
-		}
+		mendable = mendable || p.helpful(c, int32(i))
 	}
-	message := summary(n.len(), counts) + " preemption: "
-	if policy != nil && *policy == corev1.PreemptNever {
-		message += "not eligible due to preemptionPolicy=Never."
-	} else {
-		message += summary(n.len(), preemption)
-	}
-	return refusal{message, mendable}
+	return refusal{summary(n.len(), counts), mendable}
 }
 
 // summary counts nodes by reason: "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable."

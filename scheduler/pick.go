@@ -82,6 +82,12 @@ func (p *picker) pick(c *class, group groupKey, n int, took func(slot int32)) in
 	return n
 }
 
+// fits tells whether one node takes a pod of the class.
+func (p *picker) fits(c *class, slot int32) bool {
+	c.prepare(p.columns)
+	return c.refused(p.filters, p.columns, slot) == 0
+}
+
 // fitting returns the slots of all nodes that can take a pod of the class now.
 func (p *picker) fitting(c *class) []int32 {
 	out := p.slots[:0]

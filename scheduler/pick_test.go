@@ -5,11 +5,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
 // resources reads "cpu=2 memory=4Gi pods=10".
@@ -126,16 +131,15 @@ func field(op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelector
 	return corev1.NodeSelectorTerm{MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: op, Values: values}}}
 }
 
-// world is a cluster for one decision.
+// world is a scheduler's view of a cluster, for one decision.
 type world struct {
+	*Scheduler
 	*columns
-	classes *classes
-	picker  *picker
 }
 
 func build(nodes []*corev1.Node, running []*corev1.Pod) *world {
 	c := newColumns()
-	w := &world{c, newClasses(c), newPicker(c)}
+	w := &world{&Scheduler{client: client.New(nil, kinds.NewTable()), columns: c, classes: newClasses(c), picker: newPicker(c), queue: newQueue()}, c}
 	for _, n := range nodes {
 		c.setNode(n)
 	}
@@ -146,21 +150,101 @@ func build(nodes []*corev1.Node, running []*corev1.Pod) *world {
 }
 
 func (w *world) put(p *corev1.Pod, node string) {
-	w.place(&placed{uid: p.UID, node: node, class: w.classes.of(p), group: groupOf(p), pod: p})
+	at := &placed{uid: p.UID, node: node, class: w.classes.of(p), group: groupOf(p), pod: p}
+	if p.Spec.Priority != nil {
+		at.priority = *p.Spec.Priority
+	}
+	w.columns.place(at)
 }
 
-// schedule places n pods like p, and returns where they went; of those that found no place the reason once.
-func (w *world) schedule(p *corev1.Pod, n int) (nodes []string, why string) {
-	class := w.classes.of(p)
-	done := w.picker.pick(class, groupOf(p), n, func(slot int32) {
-		name := w.nodes[slot].Name
-		nodes = append(nodes, name)
-		w.place(&placed{uid: types.UID(fmt.Sprint(p.UID, len(w.placed))), node: name, class: class, group: groupOf(p), pod: p})
-	})
-	if done < n {
-		why = w.picker.explain(class, p.Spec.PreemptionPolicy).message
+// schedule places n pods like p. It returns where they went, of those that found no place the reason once, and who has to make way.
+func (w *world) schedule(p *corev1.Pod, n int) (nodes []string, why string, victims []string) {
+	var run []*entry
+	for range n {
+		one := p.DeepCopy()
+		one.UID = types.UID(fmt.Sprint(p.UID, len(w.placed)+len(run)))
+		run = append(run, w.queue.put(one, w.classes.of))
 	}
-	return nodes, why
+	b := &batch{victims: map[*entry][]*placed{}}
+	w.Scheduler.place(b, run)
+	for _, found := range b.bound {
+		nodes = append(nodes, found.node)
+	}
+	for _, e := range b.refused {
+		why = e.refusal.message
+		for _, v := range b.victims[e] {
+			victims = append(victims, v.pod.Name)
+		}
+	}
+	slices.Sort(victims)
+	return nodes, why, victims
+}
+
+func priority(n int32) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.Priority = &n } }
+
+func TestPreemption(t *testing.T) {
+	since := func(minute int) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			at := metav1.Date(2026, 1, 1, 0, minute, 0, 0, time.UTC)
+			p.Status.StartTime = &at
+		}
+	}
+	half, whole := requests("cpu=2"), requests("cpu=4")
+	for name, c := range map[string]struct {
+		nodes   []*corev1.Node
+		running []*corev1.Pod
+		pod     *corev1.Pod
+		n       int
+		want    string
+	}{
+		"the lowest priority goes": {[]*corev1.Node{node("a"), node("b")},
+			[]*corev1.Pod{pod("x", whole, on("a"), priority(5)), pod("y", whole, on("b"), priority(3))}, pod("p", whole, priority(9)), 1, "y"},
+		"as few as needed": {[]*corev1.Node{node("a")},
+			[]*corev1.Pod{pod("x", half, on("a"), priority(5)), pod("y", half, on("a"), priority(3))}, pod("p", half, priority(9)), 1, "y"},
+		"of one priority the youngest": {[]*corev1.Node{node("a")},
+			[]*corev1.Pod{pod("x", half, on("a"), since(1)), pod("y", half, on("a"), since(2)), pod("z", requests("cpu=0"), on("a"))}, pod("p", half, priority(9)), 1, "y"},
+		"the node where the fewest go": {[]*corev1.Node{node("a"), node("b")},
+			[]*corev1.Pod{pod("x", half, on("a")), pod("y", half, on("a")), pod("z", whole, on("b"))}, pod("p", whole, priority(9)), 1, "z"},
+		"nobody of the same priority": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("x", whole, on("a"), priority(9))}, pod("p", whole, priority(9)), 1, ""},
+		"nobody in vain":              {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("x", half, on("a"), priority(1)), pod("y", half, on("a"), priority(9))}, pod("p", whole, priority(9)), 1, ""},
+		"one for each of several":     {[]*corev1.Node{node("a"), node("b"), node("c")}, []*corev1.Pod{pod("x", whole, on("a")), pod("y", whole, on("b")), pod("z", whole, on("c"), priority(1))}, pod("p", whole, priority(9)), 2, "x y"},
+		"two on one node":             {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("x", whole, on("a"))}, pod("p", half, priority(9)), 2, "x"},
+		"a host port":                 {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("x", port("", 80, "TCP"), on("a")), pod("y", on("a"))}, pod("p", port("", 80, "TCP"), priority(9)), 1, "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := build(c.nodes, c.running)
+			before := fmt.Sprint(w.used, w.usedScore, w.ports)
+			_, why, victims := w.schedule(c.pod, c.n)
+			if got := strings.Join(victims, " "); got != c.want {
+				t.Errorf("victims %q, want %q (%s)", got, c.want, why)
+			}
+			if after := fmt.Sprint(w.used, w.usedScore, w.ports); after != before {
+				t.Errorf("columns changed from %s to %s", before, after)
+			}
+		})
+	}
+}
+
+func TestPreemptionSparesWhatBudgetsProtect(t *testing.T) {
+	app := func(p *corev1.Pod) { p.Labels = map[string]string{"app": "db"} }
+	w := build([]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{
+		pod("x", requests("cpu=4"), on("a"), app), pod("y", requests("cpu=4"), on("b"), priority(5))})
+	p := pod("p", requests("cpu=4"), priority(9))
+	for _, c := range []struct {
+		allowed int32
+		paid    map[string]metav1.Time
+		want    string
+	}{{0, nil, "y"}, {1, nil, "x"}, {0, map[string]metav1.Time{"x": {}}, "x"}} {
+		limits := budgets([]*policyv1.PodDisruptionBudget{{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "default"},
+			Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}},
+			Status:     policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: c.allowed, DisruptedPods: c.paid},
+		}})
+		found, _ := w.picker.preempt(w.classes.of(p), 9, limits)
+		if got := found.victims[0].pod.Name; got != c.want {
+			t.Errorf("%d allowed: %s goes, want %s", c.allowed, got, c.want)
+		}
+	}
 }
 
 func TestFilters(t *testing.T) {
@@ -227,7 +311,7 @@ func TestFilters(t *testing.T) {
 			"0/4 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s). preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling."},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nodes, why := build(c.nodes, c.running).schedule(c.pod, 1)
+			nodes, why, _ := build(c.nodes, c.running).schedule(c.pod, 1)
 			if got := strings.Join(nodes, " ") + why; got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
@@ -267,7 +351,7 @@ func TestScores(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := build(c.nodes, c.running)
-			nodes, _ := w.schedule(c.pod, c.n)
+			nodes, _, _ := w.schedule(c.pod, c.n)
 			got := map[string]int{}
 			for _, n := range nodes {
 				got[n]++
@@ -337,7 +421,7 @@ func BenchmarkPick(b *testing.B) {
 					if kind == "affinity" {
 						requires(expression(corev1.LabelTopologyZone, corev1.NodeSelectorOpIn, "1", fmt.Sprint("other-", i)))(p)
 					}
-					if got, why := w.schedule(p, min(size, b.N-i)); len(got) == 0 {
+					if got, why, _ := w.schedule(p, min(size, b.N-i)); len(got) == 0 {
 						b.Fatal(why)
 					}
 					if len(w.placed) > nodes*50 {

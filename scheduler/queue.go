@@ -26,6 +26,8 @@ type entry struct {
 	tried    time.Time // of the last attempt
 	refusal  refusal   // what it came to
 	told     time.Time // when the last event said so
+	// nominated is the node where other pods make way for this one.
+	nominated string
 
 	place place
 	at    int // index in the heap of its place
@@ -70,7 +72,7 @@ func (e *entry) again() time.Time {
 }
 
 // put adds a pod, or takes in a newer state of it. classOf is asked only when the spec changed.
-func (q *queue) put(pod *corev1.Pod, classOf func(*corev1.Pod) *class) {
+func (q *queue) put(pod *corev1.Pod, classOf func(*corev1.Pod) *class) *entry {
 	e := q.entries[pod.UID]
 	isGated := len(pod.Spec.SchedulingGates) > 0
 	if e == nil {
@@ -79,7 +81,7 @@ func (q *queue) put(pod *corev1.Pod, classOf func(*corev1.Pod) *class) {
 		q.entries[pod.UID] = e
 	} else if e.pod.Generation == pod.Generation && isGated == (e.place == gated) {
 		e.pod = pod
-		return
+		return e
 	}
 	q.leave(e)
 	e.pod, e.class, e.group = pod, classOf(pod), groupOf(pod)
@@ -89,9 +91,10 @@ func (q *queue) put(pod *corev1.Pod, classOf func(*corev1.Pod) *class) {
 	}
 	if isGated {
 		e.place = gated
-		return
+		return e
 	}
 	q.enter(e, ready)
+	return e
 }
 
 func (q *queue) heapOf(p place) *entries {
@@ -161,6 +164,13 @@ func (q *queue) next() (at time.Time, ok bool) {
 func (q *queue) park(e *entry) {
 	if q.entries[e.pod.UID] == e && e.place == taken {
 		q.enter(e, parked)
+	}
+}
+
+// unpark tries a parked pod again after its back-off.
+func (q *queue) unpark(e *entry) {
+	if q.entries[e.pod.UID] == e && e.place == parked {
+		q.enter(e, waiting)
 	}
 }
 

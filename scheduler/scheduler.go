@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/client"
 )
@@ -145,6 +146,12 @@ func (s *Scheduler) load(snapshot client.Snapshot) {
 		s.columns.setNode(n)
 	}
 	waiting := s.queue.entries
+	victims := map[types.UID]bool{}
+	if before != nil {
+		for uid, p := range before.placed {
+			victims[uid] = p.victim
+		}
+	}
 	s.queue = newQueue()
 	for _, p := range client.List[*corev1.Pod](s.client, snapshot, "", nil) {
 		if before != nil && p.Spec.NodeName == "" {
@@ -153,8 +160,12 @@ func (s *Scheduler) load(snapshot client.Snapshot) {
 			}
 		}
 		s.podChanged(p)
+		if victims[p.UID] && s.columns.placed[p.UID] != nil {
+			s.columns.placed[p.UID].victim = true
+		}
 		if e, old := s.queue.entries[p.UID], waiting[p.UID]; e != nil && old != nil {
 			e.attempts, e.tried, e.refusal, e.told = old.attempts, old.tried, old.refusal, old.told
+			s.columns.nominate(e, old.nominated)
 		}
 	}
 }
@@ -178,7 +189,7 @@ func (s *Scheduler) podEvent(e client.Event) {
 }
 
 func (s *Scheduler) podGone(p *corev1.Pod) {
-	s.queue.drop(p.UID)
+	s.dequeue(p.UID)
 	s.room = s.columns.remove(p.UID) || s.room
 }
 
@@ -195,18 +206,32 @@ func (s *Scheduler) podChanged(p *corev1.Pod) {
 		return // an older state of a pod that was bound since
 	}
 	if p.DeletionTimestamp != nil || p.Spec.SchedulerName != corev1.DefaultSchedulerName {
-		s.queue.drop(p.UID)
+		s.dequeue(p.UID)
 		return
 	}
-	s.queue.put(p, s.classes.of)
+	if e := s.queue.put(p, s.classes.of); e.nominated != "" {
+		s.columns.nominate(e, e.nominated)
+	} else if at := p.Status.NominatedNodeName; at != "" && e.attempts == 0 {
+		// A run before this one, or another component, made room for it.
+		s.columns.nominate(e, at)
+	}
 	if len(p.Spec.SchedulingGates) > 0 && conditionDiffers(p, gatedCondition(p)) {
 		s.ungated = append(s.ungated, p)
 	}
 }
 
+// dequeue forgets that a pod waits.
+func (s *Scheduler) dequeue(uid types.UID) {
+	s.queue.drop(uid)
+	if s.columns.nominated[uid] != nil {
+		delete(s.columns.nominated, uid)
+		s.room = true
+	}
+}
+
 // podBound counts a pod on its node, unless it is counted there as it is.
 func (s *Scheduler) podBound(p *corev1.Pod) {
-	s.queue.drop(p.UID)
+	s.dequeue(p.UID)
 	old := s.columns.placed[p.UID]
 	if old != nil && old.node == p.Spec.NodeName && (old.assumed || old.pod.Generation == p.Generation && !resizes(p) && !resizes(old.pod)) {
 		old.assumed, old.pod = false, p
@@ -217,7 +242,7 @@ func (s *Scheduler) podBound(p *corev1.Pod) {
 		priority = *p.Spec.Priority
 	}
 	smaller := s.columns.remove(p.UID)
-	s.columns.place(&placed{uid: p.UID, node: p.Spec.NodeName, class: s.classes.of(p), group: groupOf(p), priority: priority, pod: p})
+	s.columns.place(&placed{uid: p.UID, node: p.Spec.NodeName, class: s.classes.of(p), group: groupOf(p), priority: priority, pod: p, victim: old != nil && old.victim})
 	s.room = s.room || smaller
 }
 

@@ -242,6 +242,36 @@ func TestHigherPriorityGoesFirst(t *testing.T) {
 	})
 }
 
+func TestPreemptionInTheLoop(t *testing.T) {
+	play(t, func(t *testing.T, a *api) {
+		controllertest.Put(a.API, node("a", allocatable("cpu=2")))
+		controllertest.Put(a.API, pod("low", requests("cpu=2")))
+		a.expect(t, "low=a")
+		controllertest.Put(a.API, pod("high", requests("cpu=2"), priority(10)))
+		a.expect(t, "high=- low=a")
+		low, _ := client.Get[*corev1.Pod](t.Context(), a.Client(), "default", "low")
+		if c := condition(low, corev1.DisruptionTarget); low.DeletionTimestamp == nil || c == nil || c.Reason != "PreemptionByScheduler" || c.Message != "default-scheduler: preempting to accommodate a higher priority pod" {
+			t.Errorf("victim: %+v", low)
+		}
+		if got := a.events("low"); !slices.Contains(got, "Normal Preempted: Preempted by pod uid-high on node a") {
+			t.Errorf("events: %q", got)
+		}
+		high, _ := client.Get[*corev1.Pod](t.Context(), a.Client(), "default", "high")
+		if high.Status.NominatedNodeName != "a" || a.scheduled("high").Message != "0/1 nodes are available: 1 Insufficient cpu." {
+			t.Errorf("preemptor: %+v", high.Status)
+		}
+		// While the victim ends, nobody else is asked to go, and its room is not given away.
+		controllertest.Put(a.API, node("b", allocatable("cpu=1")))
+		controllertest.Put(a.API, pod("middle", requests("cpu=1"), priority(5)))
+		controllertest.Put(a.API, pod("thief", requests("cpu=2"), priority(5)))
+		time.Sleep(mostBackoff)
+		a.expect(t, "high=- low=a middle=b thief=-")
+		controllertest.Drop[*corev1.Pod](a.API, "default", "low")
+		time.Sleep(mostBackoff)
+		a.expect(t, "high=a middle=b thief=-")
+	})
+}
+
 func TestGates(t *testing.T) {
 	play(t, func(t *testing.T, a *api) {
 		controllertest.Put(a.API, node("a"))
