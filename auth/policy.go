@@ -100,8 +100,13 @@ func (p *Policy) Rules(u *User, namespace string) ([]ResourceRule, []NonResource
 // They must not be changed.
 func (p *Policy) PolicyRules(u *User, namespace string) ([]rbacv1.PolicyRule, error) {
 	var out []rbacv1.PolicyRule
-	err := p.visit(u, namespace, func(_ *grant, rules []rbacv1.PolicyRule) bool {
-		out = append(out, rules...)
+	type binding struct{ namespace, name string }
+	seen := map[binding]bool{} // one binding may name a user and its group
+	err := p.visit(u, namespace, func(g *grant, rules []rbacv1.PolicyRule) bool {
+		if by := (binding{g.namespace, g.binding}); !seen[by] {
+			seen[by] = true
+			out = append(out, rules...)
+		}
 		return true
 	})
 	return out, err

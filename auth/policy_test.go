@@ -259,8 +259,8 @@ func TestNodeRule(t *testing.T) {
 func TestRules(t *testing.T) {
 	w := newWorld(t, append(bootstrapObjects(), readerRole()...)...)
 	resource, nonResource, err := w.policy.Rules(&User{Name: "ann", Groups: []string{"team", GroupAuthenticated}}, "ns")
-	if err != nil || len(nonResource) != 2 {
-		t.Errorf("%v, %d rules on paths", err, len(nonResource))
+	if err != nil || len(nonResource) != 2 || len(resource) != 4 {
+		t.Errorf("%v, %d rules on paths, %d on resources", err, len(nonResource), len(resource))
 	}
 	if !slices.ContainsFunc(resource, func(r ResourceRule) bool { return slices.Equal(r.ResourceNames, []string{"web"}) }) {
 		t.Errorf("the role's rules are not in %v", resource)

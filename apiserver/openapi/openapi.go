@@ -46,7 +46,6 @@ type server struct {
 
 // document is one finished answer.
 type document struct {
-	hash string
 	body []byte
 }
 

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// NodeGroup and NodeUserPrefix name the identity of a node: system:node:<name> in system:nodes
-	// (https://kubernetes.io/docs/reference/access-authn-authz/node/).
-	NodeGroup      = "system:nodes"
+	// NodeGroup is the group of all nodes (https://kubernetes.io/docs/reference/access-authn-authz/node/).
+	NodeGroup = "system:nodes"
+	// NodeUserPrefix precedes a node's name in the name of its user.
 	NodeUserPrefix = "system:node:"
 
 	minRSABits = 2048
