@@ -104,7 +104,7 @@ func (z *zone) forward(r *response, v *view, q *query, owner string, n int) outc
 	case string(top) == "dns" && n == 1:
 		return outcome{}
 	case string(top) == "dns" && n == 2 && string(q.label(0)) == "ns":
-		z.addresses(r, q, owner, z.server)
+		z.address(r, q, owner, z.server)
 		return outcome{}
 	case string(top) == "svc" && n == 1, string(top) == "pod" && n == 1:
 		return outcome{}
@@ -138,16 +138,14 @@ func (z *zone) pod(r *response, v *view, q *query, owner string) outcome {
 	if err != nil || addr.Zone() != "" {
 		return nameError
 	}
-	z.addresses(r, q, owner, addr)
+	z.address(r, q, owner, addr)
 	return outcome{}
 }
 
-// addresses appends those addresses that are of the type asked for.
-func (z *zone) addresses(r *response, q *query, owner string, addrs ...netip.Addr) {
-	for _, addr := range addrs {
-		if q.qtype == miekg.TypeA && addr.Is4() || q.qtype == miekg.TypeAAAA && addr.Is6() {
-			r.address(answer, owner, ttl, addr)
-		}
+// address appends an address if it is of the type asked for.
+func (z *zone) address(r *response, q *query, owner string, addr netip.Addr) {
+	if q.qtype == miekg.TypeA && addr.Is4() || q.qtype == miekg.TypeAAAA && addr.Is6() {
+		r.address(answer, owner, ttl, addr)
 	}
 }
 
@@ -199,7 +197,9 @@ func (z *zone) serviceItself(r *response, q *query, owner string, svc *corev1.Se
 	case svc.Spec.ClusterIP != corev1.ClusterIPNone:
 		switch q.qtype {
 		case miekg.TypeA, miekg.TypeAAAA:
-			z.addresses(r, q, owner, clusterIPs(svc)...)
+			for addr := range clusterIPs(svc) {
+				z.address(r, q, owner, addr)
+			}
 		case miekg.TypeSRV:
 			z.srv(r, owner, svc, nil, portsOf(svc, nil))
 		}
@@ -226,7 +226,7 @@ func (z *zone) host(r *response, q *query, owner string, ready []endpoint) outco
 
 func (z *zone) endpointAddresses(r *response, q *query, owner string, ready []endpoint) {
 	for e := range spread(ready) {
-		z.addresses(r, q, owner, e.addr)
+		z.address(r, q, owner, e.addr)
 	}
 }
 
@@ -287,7 +287,7 @@ func (z *zone) srv(r *response, owner string, svc *corev1.Service, ready []endpo
 		for _, p := range ports {
 			r.srv(owner, p.number, 100, service)
 		}
-		targets = append(targets, target{service, clusterIPs(svc)})
+		targets = append(targets, target{service, slices.Collect(clusterIPs(svc))})
 	}
 	weight := uint16(max(1, 100/max(1, len(ready))))
 	for e := range spread(ready) {

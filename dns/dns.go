@@ -29,6 +29,8 @@ import (
 const (
 	// DefaultDomain is the cluster domain.
 	DefaultDomain = "cluster.local"
+	// udpBuffer is what each UDP socket asks the kernel to hold, some thousand queries; the kernel may give less.
+	udpBuffer = 4 << 20
 	// maxTCPConns and tcpIdle bound what clients can hold open.
 	maxTCPConns = 256
 	tcpIdle     = 10 * time.Second
@@ -126,6 +128,10 @@ func (s *Server) listen() error {
 			return err
 		}
 		s.udp = append(s.udp, conn.(*net.UDPConn))
+		// A burst waits rather than being lost: a client whose query is lost waits for seconds.
+		if err := conn.(*net.UDPConn).SetReadBuffer(udpBuffer); err != nil {
+			return err
+		}
 		at = conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	}
 	tcp, err := config.Listen(context.Background(), "tcp", at.String())

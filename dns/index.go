@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -116,13 +117,13 @@ func (x *index) apply(events []client.Event) {
 }
 
 func (x *index) putService(svc *corev1.Service) {
-	for _, addr := range clusterIPs(svc) {
+	for addr := range clusterIPs(svc) {
 		x.clusterIPs[addr] = types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}
 	}
 }
 
 func (x *index) removeService(svc *corev1.Service) {
-	for _, addr := range clusterIPs(svc) {
+	for addr := range clusterIPs(svc) {
 		if x.clusterIPs[addr] == (types.NamespacedName{Namespace: svc.Namespace, Name: svc.Name}) {
 			delete(x.clusterIPs, addr)
 		}
@@ -169,7 +170,7 @@ func (x *index) removeSlice(slice *discoveryv1.EndpointSlice) {
 }
 
 // headlessAddrs yields the addresses of a slice that answer for themselves.
-func headlessAddrs(slice *discoveryv1.EndpointSlice) func(yield func(netip.Addr) bool) {
+func headlessAddrs(slice *discoveryv1.EndpointSlice) iter.Seq[netip.Addr] {
 	return func(yield func(netip.Addr) bool) {
 		if _, ok := slice.Labels[corev1.IsHeadlessService]; !ok {
 			return
@@ -188,19 +189,21 @@ func serviceOf(slice *discoveryv1.EndpointSlice) types.NamespacedName {
 	return types.NamespacedName{Namespace: slice.Namespace, Name: slice.Labels[discoveryv1.LabelServiceName]}
 }
 
-// clusterIPs returns the addresses of a service, none when it is headless.
-func clusterIPs(svc *corev1.Service) []netip.Addr {
-	ips := svc.Spec.ClusterIPs
-	if len(ips) == 0 {
-		ips = []string{svc.Spec.ClusterIP}
-	}
-	out := make([]netip.Addr, 0, 2)
-	for _, ip := range ips {
-		if addr, err := netip.ParseAddr(ip); err == nil {
-			out = append(out, addr)
+// clusterIPs yields the addresses of a service, none when it is headless.
+func clusterIPs(svc *corev1.Service) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		if len(svc.Spec.ClusterIPs) == 0 {
+			if addr, err := netip.ParseAddr(svc.Spec.ClusterIP); err == nil {
+				yield(addr)
+			}
+			return
+		}
+		for _, ip := range svc.Spec.ClusterIPs {
+			if addr, err := netip.ParseAddr(ip); err == nil && !yield(addr) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 // endpointsOf returns the ready endpoints of a service, ordered by address. They are shared and must not be changed.
@@ -259,7 +262,7 @@ func readyEndpoints(from map[string]*discoveryv1.EndpointSlice) []endpoint {
 }
 
 // spread yields the endpoints starting anywhere, so that clients that use the first answer spread over all.
-func spread(in []endpoint) func(yield func(*endpoint) bool) {
+func spread(in []endpoint) iter.Seq[*endpoint] {
 	return func(yield func(*endpoint) bool) {
 		if len(in) == 0 {
 			return
