@@ -29,6 +29,9 @@ func Controllers(env controller.Env) []*controller.Loop {
 		StatefulSets(env),
 		DaemonSets(env),
 		Jobs(env),
+		CronJobs(env),
+		TTLAfterFinished(env),
+		ReplicationControllers(env),
 	}
 }
 

@@ -34,6 +34,7 @@ func newAPI() *API {
 		Row[appsv1.ControllerRevision, appsv1.ControllerRevisionList]("apps", "v1", "controllerrevisions", true),
 		Row[batchv1.Job, batchv1.JobList]("batch", "v1", "jobs", true),
 		Row[batchv1.CronJob, batchv1.CronJobList]("batch", "v1", "cronjobs", true),
+		Row[corev1.ReplicationController, corev1.ReplicationControllerList]("", "v1", "replicationcontrollers", true),
 		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
 		Row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("", "v1", "persistentvolumeclaims", true),
 	)
