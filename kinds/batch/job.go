@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/utils/ptr"
 
 	"github.com/kebernetes/kebernetes/kinds"
@@ -125,7 +126,10 @@ func prepareJob(j *batchv1.Job) {
 	if _, ok := j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel]; !ok {
 		j.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(j.UID)
 	}
-	defaultJob(j)
+	// A name that is no label value is refused once, for the template's sake.
+	if len(j.Labels) == 0 && len(validation.IsValidLabelValue(j.Name)) == 0 {
+		j.Labels = maps.Clone(t.Labels)
+	}
 }
 
 // dropScheduling drops the workload-aware scheduling of jobs, which is off by default upstream.

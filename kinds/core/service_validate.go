@@ -306,7 +306,7 @@ func trafficPolicies(r *check.Report, spec *field.Path, s *corev1.Service) {
 	case p != nil:
 		check.OneOf(r, spec.Child("internalTrafficPolicy"), *p,
 			corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)
-	case s.Spec.Type != corev1.ServiceTypeExternalName:
+	case s.Spec.Type == corev1.ServiceTypeClusterIP || needsNodePort(s):
 		r.Required(spec.Child("internalTrafficPolicy"), "")
 	}
 	if d := s.Spec.TrafficDistribution; d != nil {

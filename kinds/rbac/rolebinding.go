@@ -2,6 +2,7 @@ package rbac
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	rbacv1beta1 "k8s.io/api/rbac/v1beta1"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -28,7 +29,7 @@ func RoleBinding() *kinds.Kind {
 		}),
 		UnconditionalUpdate: true,
 		CreateOnUpdate:      true,
-		Columns:             bindingColumns("roleBinding", rbacv1.RoleBinding{}.SwaggerDoc()["roleRef"]),
+		Columns:             bindingColumns("roleBinding", rbacv1beta1.RoleBinding{}.SwaggerDoc()["roleRef"]),
 		Cells: kinds.Print(func(b *rbacv1.RoleBinding, now metav1.Time) []any {
 			return bindingCells(b.ObjectMeta, b.RoleRef, b.Subjects, now)
 		}),
