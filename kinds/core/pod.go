@@ -137,12 +137,15 @@ func mergeResources(wanted, kept []corev1.Container) []corev1.Container {
 	return kept
 }
 
-// keepPodStatus lets the status subresource change labels, annotations and the status. An observedGeneration that a client
-// does not know stays.
+// keepPodStatus lets the status subresource change labels, annotations and the status. What a client does not know of stays:
+// the quality of service and the generations observed.
 func keepPodStatus(pod, old *corev1.Pod) {
 	pod.Spec = old.Spec
 	pod.DeletionTimestamp = old.DeletionTimestamp
 	pod.OwnerReferences = old.OwnerReferences
+	if pod.Status.QOSClass == "" {
+		pod.Status.QOSClass = old.Status.QOSClass
+	}
 	if pod.Status.ObservedGeneration == 0 {
 		pod.Status.ObservedGeneration = old.Status.ObservedGeneration
 	}

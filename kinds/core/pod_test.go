@@ -1,6 +1,7 @@
 package core
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -113,17 +114,17 @@ func change[T any](t *testing.T, prepare func(obj, old kinds.Object), obj, old s
 
 func TestPodPrepare(t *testing.T) {
 	k := Pod()
-	const old = `{metadata: {name: p, resourceVersion: "1", labels: {a: b}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {phase: Running, observedGeneration: 3}}`
+	const old = `{metadata: {name: p, resourceVersion: "1", labels: {a: b}}, spec: {nodeName: n1, containers: [{name: c, image: i}]}, status: {phase: Running, qosClass: Burstable, observedGeneration: 3, conditions: [{type: Ready, observedGeneration: 2}]}}`
 	const update = `{metadata: {name: p, resourceVersion: "2", labels: {a: c}, ownerReferences: [{name: o, kind: K, apiVersion: v1, uid: u}]},
-		spec: {nodeName: m, containers: [{name: c, image: j, resources: {requests: {cpu: 1}}}], ephemeralContainers: [{name: e}]}, status: {phase: Failed}}`
+		spec: {nodeName: m, containers: [{name: c, image: j, resources: {requests: {cpu: 1}}}], ephemeralContainers: [{name: e}]}, status: {phase: Failed, conditions: [{type: Ready}]}}`
 	for _, c := range []struct {
-		name         string
-		prepare      func(obj, old kinds.Object)
-		has, has_not []string
+		name       string
+		prepare    func(obj, old kinds.Object)
+		has, lacks []string
 	}{
 		{"the main resource keeps the status", k.PrepareUpdate, []string{"image: j", "phase: Running", "a: c"}, []string{"phase: Failed"}},
 		{"status keeps the spec and the owners", k.Subresource("status").PrepareUpdate,
-			[]string{"image: i", "phase: Failed", "a: c", "observedGeneration: 3"}, []string{"ownerReferences", "nodeName: m"}},
+			[]string{"image: i", "phase: Failed", "a: c", "observedGeneration: 3", "- observedGeneration: 2", "qosClass: Burstable"}, []string{"ownerReferences", "nodeName: m"}},
 		{"ephemeralcontainers keeps all else", k.Subresource("ephemeralcontainers").PrepareUpdate,
 			[]string{"image: i", "name: e", "phase: Running", "a: b", `resourceVersion: "2"`}, []string{"cpu"}},
 		{"resize keeps all but resources", k.Subresource("resize").PrepareUpdate,
@@ -136,7 +137,7 @@ func TestPodPrepare(t *testing.T) {
 					t.Errorf("lacks %q:\n%s", s, got)
 				}
 			}
-			for _, s := range c.has_not {
+			for _, s := range c.lacks {
 				if strings.Contains(got, s) {
 					t.Errorf("has %q:\n%s", s, got)
 				}
@@ -180,5 +181,32 @@ func TestPodAddresses(t *testing.T) {
 		if got := pod.Status.PodIP + " " + strings.Join(ips, ","); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.status, got, c.want)
 		}
+	}
+}
+
+func TestPodTemplate(t *testing.T) {
+	k := PodTemplate()
+	old := object[corev1.PodTemplate](t, `{metadata: {name: t}, template: {metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i}, {name: d, image: j}]}}}`)
+	k.Default(old)
+	if errs := k.Validate(old); len(errs) > 0 {
+		t.Error(errs)
+	}
+	if old.Template.Spec.EnableServiceLinks != nil || old.Template.Spec.DNSPolicy != corev1.DNSClusterFirst {
+		t.Errorf("spec %+v", old.Template.Spec)
+	}
+	if got := fmt.Sprint(k.Cells(old, metav1.Now())); got != "[t c,d i,j a=b]" {
+		t.Errorf("cells %s", got)
+	}
+	changed := old.DeepCopy()
+	changed.Labels = map[string]string{"x": "y"}
+	if k.SpecChanged(changed, old) {
+		t.Error("a label of the object counts as a change of the template")
+	}
+	changed.Template.Spec.Containers[0].Image = ""
+	if !k.SpecChanged(changed, old) {
+		t.Error("a change of the template does not count")
+	}
+	if got := texts(k.ValidateUpdate(changed, old)); got != "template.spec.containers[0].image: Required value" {
+		t.Errorf("errors %s", got)
 	}
 }
