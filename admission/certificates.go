@@ -16,6 +16,25 @@ import (
 
 const signingRequests = "certificatesigningrequests.certificates.k8s.io"
 
+// certificateRequester writes into a new request who made it, whatever the client says: signers and approvers go by that.
+func certificateRequester() Step {
+	return Step{Name: "CertificateRequester", Mutate: func(_ context.Context, r *Request) error {
+		request, ok := r.Object.(*certificatesv1.CertificateSigningRequest)
+		if !ok || r.Operation != Create || !r.is(signingRequests, "") {
+			return nil
+		}
+		spec := &request.Spec
+		spec.Username, spec.UID, spec.Groups, spec.Extra = r.User.Name, r.User.UID, slices.Clone(r.User.Groups), nil
+		for key, values := range r.User.Extra {
+			if spec.Extra == nil {
+				spec.Extra = map[string]certificatesv1.ExtraValue{}
+			}
+			spec.Extra[key] = slices.Clone(values)
+		}
+		return nil
+	}}
+}
+
 // certificateApproval: who approves a request must be allowed to approve for its signer.
 func certificateApproval(policy *auth.Policy) Step {
 	return Step{Name: "CertificateApproval", Validate: func(_ context.Context, r *Request) error {

@@ -24,8 +24,8 @@ type Options struct {
 }
 
 // Default is the list of upstream's default plugins in upstream's order
-// (https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/), after the check that nobody grants more rights than
-// they hold, which upstream does in its storage layer. Webhooks and policies are put in before the last, ResourceQuota.
+// (https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/), after two steps that upstream has in its storage
+// layer: nobody grants more rights than they hold, and requests for certificates say who made them. Webhooks and policies are put in before the last, ResourceQuota.
 func Default(o Options) (Chain, error) {
 	security, err := podSecurity(o.Store)
 	if err != nil {
@@ -34,6 +34,7 @@ func Default(o Options) (Chain, error) {
 	return Chain{
 		namespaceLifecycle(o.Store),
 		grants(o.Policy),
+		certificateRequester(),
 		limitRanger(o.Store),
 		serviceAccount(o.Store),
 		nodeRestriction(o.Store),
