@@ -124,7 +124,7 @@ func TestPodPrepare(t *testing.T) {
 	}{
 		{"the main resource keeps the status", k.PrepareUpdate, []string{"image: j", "phase: Running", "a: c"}, []string{"phase: Failed"}},
 		{"status keeps the spec and the owners", k.Subresource("status").PrepareUpdate,
-			[]string{"image: i", "phase: Failed", "a: c", "observedGeneration: 3", "- observedGeneration: 2", "qosClass: Burstable"}, []string{"ownerReferences", "nodeName: m"}},
+			[]string{"image: i", "phase: Failed", "a: c", "observedGeneration: 3", "observedGeneration: 2", "qosClass: Burstable"}, []string{"ownerReferences", "nodeName: m"}},
 		{"ephemeralcontainers keeps all else", k.Subresource("ephemeralcontainers").PrepareUpdate,
 			[]string{"image: i", "name: e", "phase: Running", "a: b", `resourceVersion: "2"`}, []string{"cpu"}},
 		{"resize keeps all but resources", k.Subresource("resize").PrepareUpdate,
