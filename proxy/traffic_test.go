@@ -2,15 +2,18 @@ package proxy
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kebernetes/kebernetes/network/networktest"
@@ -112,6 +115,75 @@ func TestServices(t *testing.T) {
 	)
 	w.outside.ServeName(t, 53, "outside")
 	w.check(asked{"pod to outside", p0, "", "192.0.2.2:53", "outside", "192.0.2.1"})
+}
+
+// TestIPv6 reaches a service of both families by the second one.
+func TestIPv6(t *testing.T) {
+	w := newWorld(t)
+	p0, _ := w.pod()
+	p1, _ := w.pod()
+	v6 := func(name, ip string, edits ...func(*corev1.Service)) *corev1.Service {
+		return service(name, ip, append(edits, func(svc *corev1.Service) { svc.Spec.ClusterIPs = []string{ip} })...)
+	}
+	s := func(name string) *discoveryv1.EndpointSlice {
+		s := slice(name, []netip.Addr{netip.MustParseAddr("fd00:42::2")})
+		s.AddressType = discoveryv1.AddressTypeIPv6
+		return s
+	}
+	w.apply(v6("web", "fd00:43::80", nodePort(30080)), s("web"), v6("sticky", "fd00:43::81", affinity), s("sticky"),
+		v6("local", "fd00:43::82", nodePort(30082), localPolicy), s("local"), v6("empty", "fd00:43::83"))
+	w.check(
+		asked{"pod to cluster IP", p1, "", "[fd00:43::80]:80", "p0", "fd00:42::3"},
+		asked{"pod to itself", p0, "", "[fd00:43::80]:80", "p0", "fd00:42::1"},
+		asked{"node to cluster IP", w.node, "", "[fd00:43::80]:80", "p0", "fd00:42::1"},
+		asked{"with affinity", p1, "", "[fd00:43::81]:80", "p0", "fd00:42::3"},
+		asked{"with affinity again", p1, "", "[fd00:43::81]:80", "p0", "fd00:42::3"},
+		asked{"node port", w.outside, "", "[2001:db8::1]:30080", "p0", "fd00:42::1"},
+		asked{"local policy", w.outside, "", "[2001:db8::1]:30082", "p0", "2001:db8::2"},
+		// The kernel limits how often it tells a host by ICMP, and the redirects that it sends to pods count.
+		asked{"no endpoints", p1, "tcp", "[fd00:43::83]:80", "", ""},
+		asked{"cluster IP that no service has", p1, "tcp", "[fd00:43::99]:80", "drop", ""},
+	)
+}
+
+// TestNothingIsLost turns the endpoints of a service over as fast as it goes while a client connects: no connection fails
+// that has an endpoint to go to.
+func TestNothingIsLost(t *testing.T) {
+	w := newWorld(t)
+	client, _ := w.pod()
+	var addrs []netip.Addr
+	for range 4 {
+		_, addr := w.pod()
+		addrs = append(addrs, addr)
+	}
+	w.apply(service("web", "10.43.0.80"), slice("web", addrs))
+	done := make(chan struct{})
+	var turns int
+	go func() {
+		defer close(done)
+		rng := rand.New(rand.NewPCG(1, 2))
+		for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); turns++ {
+			rng.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+			w.put(slice("web", addrs[:1+rng.IntN(len(addrs))]))
+			if err := w.proxy.WaitRevision(t.Context(), w.Snapshot().Revision()); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	connections := 0
+	for {
+		select {
+		case <-done:
+			t.Logf("%d connections, %d changes", connections, turns)
+			return
+		default:
+		}
+		if _, _, err := client.Ask("tcp", "", "10.43.0.80:80"); err != nil {
+			t.Fatalf("connection %d: %v", connections, err)
+		}
+		connections++
+	}
 }
 
 // TestBalance sends many connections and sees every endpoint about equally often, also while endpoints come and go.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -149,13 +150,15 @@ func newWorld(t *testing.T) *world {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	addIPv6(t, w.node, "2001:db8::1/64")
+	addIPv6(t, w.outside, "2001:db8::2/64")
 	dir := t.TempDir()
 	var err error
 	w.network, err = network.New(network.Options{
 		PodCIDRs: func(context.Context) ([]netip.Prefix, error) {
-			return []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24")}, nil
+			return []netip.Prefix{netip.MustParsePrefix("10.42.0.0/24"), netip.MustParsePrefix("fd00:42::/64")}, nil
 		},
-		ServiceCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+		ServiceCIDRs:   serviceCIDRs(),
 		LocalAddresses: []netip.Addr{netip.MustParseAddr("10.43.0.10")},
 		Dir:            filepath.Join(dir, "links"), Socket: filepath.Join(dir, "s"), NetNS: w.node.Path, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -167,6 +170,26 @@ func newWorld(t *testing.T) *world {
 	w.memory, w.client = newMemory()
 	w.start()
 	return w
+}
+
+func serviceCIDRs() []netip.Prefix {
+	return []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16"), netip.MustParsePrefix("fd00:43::/112")}
+}
+
+// addIPv6 gives a namespace's up0 an address that is fit for use at once.
+func addIPv6(t *testing.T, ns *networktest.Namespace, address string) {
+	t.Helper()
+	if err := ns.Do(func() error {
+		up, err := netlink.LinkByName("up0")
+		if err != nil {
+			return err
+		}
+		prefix := netip.MustParsePrefix(address)
+		return netlink.AddrAdd(up, &netlink.Addr{Flags: unix.IFA_F_NODAD,
+			IPNet: &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), 128)}})
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // background runs a component until the test ends or the function that it returns is called.
@@ -188,8 +211,8 @@ func (w *world) background(c interface {
 
 func (w *world) options() Options {
 	return Options{Client: w.client, NodeName: "node",
-		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16")},
-		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("10.43.0.0/16")},
+		ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("fd00:42::/56")},
+		ServiceCIDRs: serviceCIDRs(),
 		Bridge:       network.DefaultBridge, NetNS: w.node.Path, Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil))}
 }
 
