@@ -22,7 +22,7 @@ func schemaV3() *message {
 	return m
 }
 
-// defaultV3 writes what the form can hold: numbers, flags and texts. Objects and lists have no place in it.
+// defaultV3 writes what the form can hold: numbers, flags and texts. Of objects and lists only that there is a default.
 func defaultV3(b []byte, v any) []byte {
 	switch v.(type) {
 	case float64:
@@ -32,7 +32,7 @@ func defaultV3(b []byte, v any) []byte {
 	case string:
 		return in(33, text(3))(b, v)
 	}
-	return b
+	return append(b, lengthDelimited(33, nil)...)
 }
 
 func documentV3(schema *message) *message {
