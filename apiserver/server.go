@@ -128,6 +128,9 @@ func New(o Options) (*Server, error) {
 // Name is the component's name.
 func (s *Server) Name() string { return "apiserver" }
 
+// Started is closed once the objects that every cluster has are there, which the other components rely on.
+func (s *Server) Started() <-chan struct{} { return s.started }
+
 // Run makes the objects that every cluster has, reports ready, and waits for ctx. When ctx ends, open watches end too.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.halt()

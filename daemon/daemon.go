@@ -18,6 +18,12 @@ type Component interface {
 	Run(ctx context.Context) error
 }
 
+// starter is a Component that those after it in the list need running: they start once Started is closed.
+type starter interface {
+	Component
+	Started() <-chan struct{}
+}
+
 // stopDeadline is how long all components together may take to stop before the process ends without them.
 const stopDeadline = 20 * time.Second
 
@@ -31,7 +37,7 @@ type running struct {
 	done   chan struct{}
 }
 
-// supervise starts the components in order, waits until ctx is done or one of them returns, and stops them in reverse order:
+// supervise starts the components in order, those that others need before those others, waits until ctx is done or one of them returns, and stops them in reverse order:
 // each is told to stop only when those after it have stopped. It returns the first component's error, if any.
 func supervise(ctx context.Context, log *slog.Logger, components []Component) error {
 	ended := make(chan error, len(components))
@@ -51,12 +57,36 @@ func supervise(ctx context.Context, log *slog.Logger, components []Component) er
 				ended <- fmt.Errorf("%s: ended by itself", c.Name())
 			}
 		}()
+		if first, stop := awaitReady(ctx, c, ended); stop {
+			return stopAll(log, started, first, ended)
+		}
 	}
 	var first error
 	select {
 	case <-ctx.Done():
 	case first = <-ended:
 	}
+	return stopAll(log, started, first, ended)
+}
+
+// awaitReady waits for a component that others need. stop says that the process is to end before that.
+func awaitReady(ctx context.Context, c Component, ended <-chan error) (first error, stop bool) {
+	s, ok := c.(starter)
+	if !ok {
+		return nil, false
+	}
+	select {
+	case <-s.Started():
+		return nil, false
+	case <-ctx.Done():
+		return nil, true
+	case err := <-ended:
+		return err, true
+	}
+}
+
+// stopAll stops what was started, the last first. first is the failure that led here, if any.
+func stopAll(log *slog.Logger, started []running, first error, ended <-chan error) error {
 	deadline := time.NewTimer(stopDeadline)
 	defer deadline.Stop()
 	for i := len(started) - 1; i >= 0; i-- {

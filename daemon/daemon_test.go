@@ -69,3 +69,36 @@ func TestSuperviseDoesNotWaitForEver(t *testing.T) {
 		}
 	})
 }
+
+type needed struct {
+	part
+	ready chan struct{}
+}
+
+func (n needed) Started() <-chan struct{} { return n.ready }
+
+func TestSuperviseWaitsForWhatOthersNeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := needed{ready: make(chan struct{})}
+		isReady := false
+		api.part = part{"api", func(ctx context.Context) error {
+			time.Sleep(time.Second)
+			isReady = true
+			close(api.ready)
+			<-ctx.Done()
+			return nil
+		}}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		uses := part{"controllers", func(ctx context.Context) error {
+			if !isReady {
+				t.Error("started before what it needs was ready")
+			}
+			<-ctx.Done()
+			return nil
+		}}
+		if err := supervise(ctx, slog.New(slog.DiscardHandler), []Component{api, uses}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

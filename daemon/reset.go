@@ -35,7 +35,7 @@ func Reset(dataDir string, log *slog.Logger) error {
 		{"containers", func() error { return killCgroup(root) }},
 		{"runtime", func() error { return killExecutables(filepath.Join(dataDir, "bin")) }},
 		{"mounts", func() error { return unmountBelow(dataDir) }},
-		{"network", resetNetwork},
+		{"network", func() error { return resetNetwork(dataDir) }},
 		{"cgroups", func() error { return removeCgroup(root) }},
 		{"sockets", func() error { return removeSockets(sockets) }},
 		{"files", func() error { return os.RemoveAll(dataDir) }},

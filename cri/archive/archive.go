@@ -53,7 +53,9 @@ func Import(ctx context.Context, endpoint, snapshotter string, tar io.Reader) er
 	}
 	target, err := pack(&transfer.ImageStore{
 		Platforms: []*types.Platform{platform},
-		Unpacks:   []*transfer.UnpackConfiguration{{Platform: platform, Snapshotter: snapshotter}},
+		// Images take the full names that the archive's annotations give; the prefix is for bare tags.
+		ExtraReferences: []*transfer.ImageReference{{Name: "localhost/import", IsPrefix: true, AllowOverwrite: true}},
+		Unpacks:         []*transfer.UnpackConfiguration{{Platform: platform, Snapshotter: snapshotter}},
 	})
 	if err != nil {
 		return err

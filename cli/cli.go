@@ -1,0 +1,67 @@
+// Package cli is keb's command line: one file per verb. Only cmd/keb imports it.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/kebernetes/kebernetes/config"
+)
+
+// Main runs the command line and returns the exit code: 0 when all went well, 1 when not, or that of a program that a verb ran.
+func Main(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := newRoot()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		fmt.Fprintln(os.Stderr, "keb:", line)
+	}
+	return 1
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "keb",
+		Short: "Kubernetes in one binary",
+		Long: "keb is Kubernetes in one binary: API server, scheduler, controllers, node agent, service network and DNS.\n\n" +
+			"Start a cluster on this machine with `keb server`, then talk to it with `keb kubectl`.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())
+	})
+	root.AddCommand(newServer(), newKubectl(), newImage(), newNode(), newStatus(), newCheck(), newReset(), newBackup(), newRestore(), newVersion())
+	return root
+}
+
+// dataDirFlag adds --data-dir to a verb that works on a running or stopped node of this machine.
+func dataDirFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("data-dir", config.DefaultDataDir, "where keb keeps everything")
+}
+
+// mustBeRoot explains what a verb needs privileges for.
+func mustBeRoot(what string) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("%s needs root", what)
+	}
+	return nil
+}
+
+// errUsage builds the error of a wrong call.
+func errUsage(cmd *cobra.Command, text string) error {
+	return errors.New(text + fmt.Sprintf(" (see `%s --help`)", cmd.CommandPath()))
+}

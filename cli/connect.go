@@ -1,0 +1,36 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/daemon"
+	"github.com/kebernetes/kebernetes/kinds/builtin"
+)
+
+// connect returns a transport to the cluster of a kubeconfig, or with an empty one to that of the data directory.
+func connect(kubeconfig, dataDir, agent string, log *slog.Logger, mirror ...client.MirrorSpec) (*client.Remote, error) {
+	if kubeconfig == "" {
+		kubeconfig = daemon.AdminKubeconfig(dataDir)
+	}
+	c, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no cluster was started in %s (its kubeconfig %s is not there)", dataDir, kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
+	}
+	tls, err := rest.TLSConfigFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
+	}
+	return client.NewRemote(client.RemoteOptions{
+		Server: c.Host, TLS: tls, Token: c.BearerToken, Agent: agent, Table: builtin.Table(), Mirror: mirror, Logger: log,
+	}), nil
+}

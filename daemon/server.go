@@ -1,0 +1,267 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/apiserver"
+	"github.com/kebernetes/kebernetes/apiserver/openapi"
+	"github.com/kebernetes/kebernetes/apiserver/stream"
+	"github.com/kebernetes/kebernetes/auth"
+	"github.com/kebernetes/kebernetes/auth/pki"
+	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/config"
+	"github.com/kebernetes/kebernetes/controller"
+	"github.com/kebernetes/kebernetes/controller/cluster"
+	"github.com/kebernetes/kebernetes/controller/services"
+	"github.com/kebernetes/kebernetes/controller/workloads"
+	"github.com/kebernetes/kebernetes/kinds"
+	"github.com/kebernetes/kebernetes/kinds/builtin"
+	"github.com/kebernetes/kebernetes/scheduler"
+	"github.com/kebernetes/kebernetes/store"
+	"github.com/kebernetes/kebernetes/store/local"
+)
+
+const (
+	// issuer names the cluster in service account tokens; upstream's usual value, which clients in pods expect.
+	issuer = "https://kubernetes.default.svc"
+	// adminLifetime is how long the administrator's certificate is good; each start of the server writes a new one.
+	adminLifetime = 365 * 24 * time.Hour
+)
+
+// System is one server process: its parts, in the order in which they start.
+type System struct {
+	config     config.Config
+	log        *slog.Logger
+	table      *kinds.Table
+	store      *local.Local
+	authority  *pki.Authority
+	api        *apiserver.Server
+	nodes      *nodes
+	socket     net.Listener
+	components []Component
+}
+
+// Serve runs a server until ctx is done. c is complete and valid.
+func Serve(ctx context.Context, c config.Config, log *slog.Logger) error {
+	start := time.Now()
+	// The port first: nothing has changed yet when it is taken.
+	socket, err := listen(c.Listen)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	held, err := takeLock(c.DataDir)
+	if err != nil {
+		return err
+	}
+	defer held.release()
+	s, err := New(ctx, c, socket, log)
+	if err != nil {
+		return err
+	}
+	log.Info("keb serves", "address", s.url(), "data", c.DataDir, "took", time.Since(start).Round(time.Millisecond))
+	return s.Run(ctx)
+}
+
+// New opens what is on disk and wires the parts. Nothing runs yet. The caller owns the data directory. A nil
+// socket serves only this process. ctx ends what was connected when it is done.
+func New(ctx context.Context, c config.Config, socket net.Listener, log *slog.Logger) (*System, error) {
+	s := &System{config: c, log: log, socket: socket, table: builtin.Table(), nodes: &nodes{}}
+	var err error
+	if s.authority, err = pki.Open(filepath.Join(c.DataDir, "pki")); err != nil {
+		return nil, err
+	}
+	if s.store, err = openStore(c.DataDir, s.table, log); err != nil {
+		return nil, err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := s.addAPI(registry); err != nil {
+		return nil, err
+	}
+	if !c.APIOnly {
+		if err := s.addControllers(); err != nil {
+			return nil, err
+		}
+	}
+	if !c.APIOnly && !c.NoAgent {
+		if err := s.addNode(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Run runs all parts until ctx is done or one of them fails.
+func (s *System) Run(ctx context.Context) error { return supervise(ctx, s.log, s.components) }
+
+// Add appends a part that starts after, and stops before, those that are there.
+func (s *System) Add(c Component) { s.components = append(s.components, c) }
+
+// openStore opens the store of a data directory. Secrets are encrypted on disk; events and leases may be lost in a crash.
+func openStore(dataDir string, table *kinds.Table, log *slog.Logger) (*local.Local, error) {
+	volatile := func(resource string) bool {
+		k := table.Resource(schema.ParseGroupResource(resource))
+		return k != nil && k.Volatile
+	}
+	return local.Open(local.Options{
+		Dir:      filepath.Join(dataDir, "store"),
+		Codec:    codec{table},
+		Encrypt:  func(resource string) bool { return resource == "secrets" },
+		Volatile: volatile,
+		Logger:   log,
+	})
+}
+
+func (s *System) addAPI(registry *prometheus.Registry) error {
+	c := s.config
+	tokens, err := auth.NewTokens(auth.TokenOptions{Reader: s.store, Issuer: issuer, Keys: s.authority.SigningKeys()})
+	if err != nil {
+		return err
+	}
+	discovery, err := tokens.Discovery(s.url())
+	if err != nil {
+		return err
+	}
+	policy := auth.NewPolicy(s.store)
+	authenticator := auth.NewAuthenticator(auth.AuthenticatorOptions{
+		Reader: s.store, Roots: s.authority.Pool(), Tokens: tokens, Authorizer: policy, Target: apiserver.Attributes, Logger: s.log,
+	})
+	steps, err := admission.Default(admission.Options{Store: s.store, Policy: policy})
+	if err != nil {
+		return err
+	}
+	s.api, err = apiserver.New(apiserver.Options{
+		Table:         s.table,
+		Store:         s.store,
+		Authenticator: authenticator,
+		Authorizer:    policy,
+		Admission:     steps,
+		Bootstrap:     auth.BootstrapObjects(),
+		Tokens:        tokens,
+		Reviewer:      authenticator,
+		Streams:       stream.New(stream.Options{Reader: s.store, Nodes: s.nodes}),
+		OpenAPI:       openapi.Handler(s.table),
+		Paths: map[string]http.Handler{
+			"/metrics":                          promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+			"/.well-known/openid-configuration": discovery,
+			"/openid/v1/jwks":                   discovery,
+		},
+		ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
+		Advertise:   s.advertise(),
+		Registerer:  registry,
+		Logger:      s.log,
+	})
+	if err != nil {
+		return err
+	}
+	names, ips := pki.ServerNames(c.ClusterDomain, c.APIServiceAddress(), append(c.CertificateNames, c.NodeName, c.NodeIP, c.AdvertiseIP)...)
+	s.Add(s.store)
+	if s.socket != nil { // without one, a cluster inside a test process
+		s.Add(&listener{socket: s.socket, handler: s.api, tls: s.authority.Server(names, ips).TLSConfig(), log: s.log})
+		if err := s.writeKubeconfigs(); err != nil {
+			return err
+		}
+	}
+	s.Add(s.api)
+	return nil
+}
+
+// advertise is where the Service kubernetes leads to. An API that runs without controllers and nodes publishes no endpoints.
+func (s *System) advertise() netip.AddrPort {
+	if s.config.APIOnly {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(netip.MustParseAddr(s.config.AdvertiseIP), uint16(s.port()))
+}
+
+// port is where the API listens; without a socket, where it would by default.
+func (s *System) port() int {
+	if s.socket == nil {
+		return 6443
+	}
+	return s.socket.Addr().(*net.TCPAddr).Port
+}
+
+// url is how processes on this machine reach the API.
+func (s *System) url() string {
+	host, _, err := net.SplitHostPort(s.config.Listen)
+	if err != nil || host == "" || netip.MustParseAddr(host).IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "https://" + net.JoinHostPort(host, strconv.Itoa(s.port()))
+}
+
+// writeKubeconfigs writes the administrator's kubeconfig into the data directory, and where else it is wanted.
+func (s *System) writeKubeconfigs() error {
+	k, err := s.kubeconfig()
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{AdminKubeconfig(s.config.DataDir), s.config.WriteKubeconfig} {
+		if file == "" {
+			continue
+		}
+		if err := k.Write(file); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// As returns a client that acts as a user, with all the checks of the API and none of its wire.
+func (s *System) As(user *auth.User) *client.Client { return client.New(s.api.Client(user), s.table) }
+
+// kubeconfig is a new one of the administrator.
+func (s *System) kubeconfig() (pki.Kubeconfig, error) {
+	admin, err := s.authority.Client("admin", []string{auth.GroupMasters}, adminLifetime)
+	if err != nil {
+		return pki.Kubeconfig{}, err
+	}
+	return pki.Kubeconfig{Name: "keb", Server: s.url(), CA: s.authority.CA(), User: "admin", Client: admin}, nil
+}
+
+// component is the identity of a part of the control plane with a user name of its own.
+func component(name string) *auth.User {
+	return &auth.User{Name: "system:" + name, Groups: []string{auth.GroupAuthenticated}}
+}
+
+func (s *System) addControllers() error {
+	env := controller.Env{
+		Client: func(identity string) *client.Client { return s.As(auth.Controller(identity)) },
+		Logger: s.log,
+	}
+	loops := cluster.Controllers(env, cluster.Options{
+		RootCA:      s.authority.CA(),
+		ClusterCIDR: []netip.Prefix{netip.MustParsePrefix(s.config.ClusterCIDR)},
+	})
+	loops = append(loops, workloads.Controllers(env)...)
+	loops = append(loops, services.Controllers(env)...)
+	for _, l := range loops {
+		s.Add(l)
+	}
+	binder, err := scheduler.New(scheduler.Options{Client: s.As(component("kube-scheduler")), Logger: s.log})
+	if err != nil {
+		return err
+	}
+	s.Add(binder)
+	return nil
+}
+
+var (
+	_ store.Store      = (*local.Local)(nil)
+	_ client.Transport = (*apiserver.Local)(nil)
+)
