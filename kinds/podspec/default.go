@@ -263,6 +263,9 @@ func dropUnserved(spec *corev1.PodSpec) {
 				m.BindMountOptions = nil
 			}
 		}
+		if c.Lifecycle != nil {
+			clearField(&c.Lifecycle.StopSignal)
+		}
 		for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
 			if p != nil && p.HTTPGet != nil {
 				clearField(&p.HTTPGet.Protocol)

@@ -2,7 +2,6 @@ package podspec
 
 import (
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -32,9 +31,6 @@ func (r *report) lifecycle(at *field.Path, c *corev1.Container, spec *corev1.Pod
 			if h.hook != nil {
 				r.handler(at.Child(h.name), handler{exec: h.hook.Exec, http: h.hook.HTTPGet, tcp: h.hook.TCPSocket, sleep: h.hook.Sleep}, grace)
 			}
-		}
-		if l.StopSignal != nil {
-			r.stopSignal(at.Child("stopSignal"), *l.StopSignal, spec.OS)
 		}
 	}
 	if p := c.LivenessProbe; p != nil {
@@ -119,32 +115,4 @@ func (r *report) port(at *field.Path, p intstr.IntOrString) {
 		return
 	}
 	r.invalid(at, p.IntVal, validation.IsValidPortNum(p.IntValue())...)
-}
-
-// linuxSignals are the signals of Linux that a container may be stopped with, sorted.
-func linuxSignals() (names []corev1.Signal) {
-	for _, n := range []string{"ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF",
-		"PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ"} {
-		names = append(names, corev1.Signal("SIG"+n))
-	}
-	names = append(names, "SIGRTMIN", "SIGRTMAX")
-	for i := 1; i <= 15; i++ {
-		names = append(names, corev1.Signal(fmt.Sprintf("SIGRTMIN+%d", i)))
-	}
-	for i := 1; i <= 14; i++ {
-		names = append(names, corev1.Signal(fmt.Sprintf("SIGRTMAX-%d", i)))
-	}
-	slices.Sort(names)
-	return names
-}
-
-func (r *report) stopSignal(at *field.Path, s corev1.Signal, os *corev1.PodOS) {
-	switch {
-	case os == nil:
-		r.forbidden(at, "may not be set for containers with empty `spec.os.name`")
-	case os.Name == corev1.Windows:
-		oneOf(r, at, s, corev1.SIGKILL, corev1.SIGTERM)
-	default:
-		oneOf(r, at, s, linuxSignals()...)
-	}
 }

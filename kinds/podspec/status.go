@@ -47,27 +47,32 @@ func ValidateStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 			r.invalid(at.Child("resourceClaimName"), *n, subdomain(*n)...)
 		}
 	}
-	ips := make([]string, len(s.PodIPs))
-	for i := range ips {
-		ips[i] = s.PodIPs[i].IP
+	podIPs := func(list []corev1.PodIP) (ips []string) {
+		for _, ip := range list {
+			ips = append(ips, ip.IP)
+		}
+		return ips
 	}
-	r.addresses(at.Child("podIPs"), ips, Dump(s.PodIPs))
-	hosts := make([]string, len(s.HostIPs))
-	for i := range hosts {
-		hosts[i] = s.HostIPs[i].IP
+	hostIPs := func(list []corev1.HostIP) (ips []string) {
+		for _, ip := range list {
+			ips = append(ips, ip.IP)
+		}
+		return ips
 	}
-	if len(hosts) > 0 && hosts[0] != s.HostIP {
-		r.invalid(at.Child("hostIPs").Index(0).Child("ip"), hosts[0], "must be equal to `hostIP`")
+	r.addresses(at.Child("podIPs"), podIPs(s.PodIPs), podIPs(old.Status.PodIPs), Dump(s.PodIPs))
+	if len(s.HostIPs) > 0 && s.HostIPs[0].IP != s.HostIP {
+		r.invalid(at.Child("hostIPs").Index(0).Child("ip"), s.HostIPs[0].IP, "must be equal to `hostIP`")
 	}
-	r.addresses(at.Child("hostIPs"), hosts, Dump(s.HostIPs))
+	r.addresses(at.Child("hostIPs"), hostIPs(s.HostIPs), hostIPs(old.Status.HostIPs), Dump(s.HostIPs))
 	return r.errs
 }
 
-// addresses checks the addresses of a pod or of its node: good ones, at most one of each family.
-func (r *report) addresses(at *field.Path, ips []string, all any) {
+// addresses checks the addresses of a pod or of its node: good ones, at most one of each family. Odd spellings that stand in
+// old stay good. all is what is printed.
+func (r *report) addresses(at *field.Path, ips, old []string, all any) {
 	seen, families := map[string]bool{}, map[bool]int{}
 	for i, ip := range ips {
-		r.add(validation.IsValidIPForLegacyField(at.Index(i), ip, false, nil)...)
+		r.add(validation.IsValidIPForLegacyField(at.Index(i), ip, true, old)...)
 		if seen[ip] {
 			r.add(field.Duplicate(at.Index(i), ip))
 		}
