@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/kebernetes/kebernetes/kinds/quota"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -77,30 +78,30 @@ func spend(ctx context.Context, s store.Store, key store.Key, r *Request, delta 
 }
 
 // charge returns the quota with delta added to its usage, nil when delta is none of its concern, or why it does not allow it.
-func charge(quota *corev1.ResourceQuota, r *Request, delta usage) (*corev1.ResourceQuota, error) {
-	if !inScope(quota, r.Object) {
+func charge(limit *corev1.ResourceQuota, r *Request, delta usage) (*corev1.ResourceQuota, error) {
+	if !quota.InScope(limit, r.Object) {
 		return nil, nil
 	}
 	spent := usage{}
-	for name := range quota.Spec.Hard {
+	for name := range limit.Spec.Hard {
 		if q, ok := delta[name]; ok {
 			spent[name] = q
 		}
 	}
-	if missing := unspecified(quota, r.Object); missing != "" {
-		return nil, r.forbid("failed quota: %s: must specify %s", quota.Name, missing)
+	if missing := unspecified(limit, r.Object); missing != "" {
+		return nil, r.forbid("failed quota: %s: must specify %s", limit.Name, missing)
 	}
 	if len(spent) == 0 {
 		return nil, nil
 	}
-	if unknown := withoutStatus(quota, spent); len(unknown) > 0 {
-		return nil, r.forbid("status unknown for quota: %s, resources: %s", quota.Name, strings.Join(unknown, ","))
+	if unknown := withoutStatus(limit, spent); len(unknown) > 0 {
+		return nil, r.forbid("status unknown for quota: %s, resources: %s", limit.Name, strings.Join(unknown, ","))
 	}
-	if over := beyond(quota, spent); len(over) > 0 {
-		return nil, r.forbid("exceeded quota: %s, requested: %s, used: %s, limited: %s", quota.Name,
-			amounts(over, spent), amounts(over, quota.Status.Used), amounts(over, quota.Status.Hard))
+	if over := beyond(limit, spent); len(over) > 0 {
+		return nil, r.forbid("exceeded quota: %s, requested: %s, used: %s, limited: %s", limit.Name,
+			amounts(over, spent), amounts(over, limit.Status.Used), amounts(over, limit.Status.Hard))
 	}
-	charged := quota.DeepCopy()
+	charged := limit.DeepCopy()
 	for name, q := range spent {
 		used := charged.Status.Used[name]
 		used.Add(q)
