@@ -104,7 +104,6 @@ type Agent struct {
 	keeper  *node.Keeper
 	oom     spec.OOM
 	host    lifecycle.Host
-	name    string // host name of the node
 	// readOnlyMounts: the runtime can make mounts read-only with all below them.
 	readOnlyMounts atomic.Bool
 
@@ -140,11 +139,7 @@ func New(o Options) (*Agent, error) {
 		checker: &probe.Checker{Runtime: o.Runtime, UserAgent: "kube-probe/" + minor(o.Version)},
 		host:    lifecycle.Host{IPs: o.NodeIPs},
 		oom:     spec.OOM{Least: leastOOM()},
-		name:    o.NodeName,
 		workers: map[types.UID]*worker{},
-	}
-	if name, err := os.Hostname(); err == nil && o.Dir != "" {
-		a.name = name
 	}
 	a.describe()
 	switch {

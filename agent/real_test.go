@@ -98,7 +98,7 @@ func (n *realNode) await(name, want string) *corev1.Pod {
 			return p
 		}
 		if _, _, err := watch.Next(ctx); err != nil {
-			n.t.Fatalf("%s: %s\nwant %s\nevents %q", name, summary(n.pod(name)), want, n.events.list)
+			n.t.Fatalf("%s: %s\nwant %s\nevents %q", name, summary(n.pod(name)), want, n.events.list[max(len(n.events.list)-10, 0):])
 		}
 	}
 }

@@ -59,6 +59,8 @@ func Detect(root string) (*Tree, error) {
 				t.V2, t.mounts = true, map[string]string{"": fields[4]}
 				return t, nil
 			}
+			// Beside the hierarchies of v1, where the runtime makes groups too: nothing is set there, but they must go.
+			t.mounts["unified"] = fields[4]
 		case "cgroup":
 			for _, option := range strings.Split(kind[2], ",") {
 				if option != "rw" && option != "ro" {

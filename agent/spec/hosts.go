@@ -33,13 +33,13 @@ func domain(pod *corev1.Pod, clusterDomain string) string {
 	return fmt.Sprintf("%s.%s.svc.%s", pod.Spec.Subdomain, pod.Namespace, clusterDomain)
 }
 
-// Hostname is what hostname(1) says in the pod.
+// Hostname is what hostname(1) says in the pod; "" leaves the node's, which pods on the host's network share.
 func Hostname(pod *corev1.Pod, in Input) (string, error) {
 	if o := pod.Spec.HostnameOverride; o != nil && !pod.Spec.HostNetwork {
 		return *o, nil
 	}
 	if pod.Spec.HostNetwork {
-		return in.NodeHost, nil
+		return "", nil
 	}
 	name := short(pod)
 	d := domain(pod, in.DNS.Domain)

@@ -34,9 +34,7 @@ const (
 
 // Input is what configurations depend on beside the pod.
 type Input struct {
-	NodeName string
-	// NodeHost is the node's own host name.
-	NodeHost     string
+	NodeName     string
 	CgroupParent string
 	// LogDir is the pod's log directory; empty: no logs.
 	LogDir string
