@@ -232,9 +232,14 @@ func ValidateResize(pod, old *corev1.Pod) field.ErrorList {
 			now.Resources = restoreResources(now.Resources, then.Resources)
 		}
 	}
-	if rest.Resources != nil && old.Spec.Resources != nil {
-		r.keptResources(at.Child("resources"), rest.Resources, old.Spec.Resources)
-		*rest.Resources = restoreResources(*rest.Resources, *old.Spec.Resources)
+	if rest.Resources != nil {
+		then := ptr.Deref(old.Spec.Resources, corev1.ResourceRequirements{})
+		r.keptResources(at.Child("resources"), rest.Resources, &then)
+		*rest.Resources = restoreResources(*rest.Resources, then)
+		// A pod may get resources of its own by a resize.
+		if old.Spec.Resources == nil && equality.Semantic.DeepEqual(*rest.Resources, then) {
+			rest.Resources = nil
+		}
 	}
 	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
 		r.forbidden(at, "only cpu and memory resources are mutable")
