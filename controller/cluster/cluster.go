@@ -33,6 +33,7 @@ func Controllers(env controller.Env, opts Options) []*controller.Loop {
 		TaintEviction(env),
 		PodGC(env),
 		EventExpiry(env),
+		ResourceQuotas(env),
 	}
 	if len(opts.ClusterCIDR) > 0 {
 		loops = append(loops, NodeIPAM(env, opts.ClusterCIDR))

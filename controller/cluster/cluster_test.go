@@ -21,10 +21,13 @@ import (
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/controller"
 	. "github.com/kebernetes/kebernetes/controller/controllertest"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
-func newAPI() *API {
-	return New(
+func newAPI() *API { return New(rows()...) }
+
+func rows() []*kinds.Kind {
+	return []*kinds.Kind{
 		Row[corev1.Namespace, corev1.NamespaceList]("", "v1", "namespaces", false),
 		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
 		Row[corev1.Pod, corev1.PodList]("", "v1", "pods", true),
@@ -34,7 +37,7 @@ func newAPI() *API {
 		Row[coordinationv1.Lease, coordinationv1.LeaseList]("coordination.k8s.io", "v1", "leases", true),
 		Row[appsv1.ReplicaSet, appsv1.ReplicaSetList]("apps", "v1", "replicasets", true),
 		Row[rbacv1.ClusterRole, rbacv1.ClusterRoleList]("rbac.authorization.k8s.io", "v1", "clusterroles", false),
-	)
+	}
 }
 
 func meta(namespace, name string) metav1.ObjectMeta {
