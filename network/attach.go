@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -115,33 +116,54 @@ func (n *Network) link(s *sandbox, link *Link) error {
 		return fmt.Errorf("open netlink in %s: %w", s.NetNS, err)
 	}
 	defer pod.Close()
-	if err := setUpPod(pod, s.IfName, link.Addresses); err != nil {
+	eth, err := setUpPod(pod, s.IfName, link.Addresses)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(waitForCarrier(pod, eth), waitForCarrier(n.node, made.Attrs().Index), waitForCarrier(n.node, n.bridge)); err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(s.Addresses, netip.Addr.Is6) {
 		return nil
 	}
 	// The node cannot be told to send no redirects here, so pods are told to take none: they would pass its rules by.
-	return inNamespace(s.NetNS, func() error { return writeSysctl("ipv6/conf/"+s.IfName+"/accept_redirects", "0") })
+	return InNamespace(s.NetNS, func() error { return writeSysctl("ipv6/conf/"+s.IfName+"/accept_redirects", "0") })
 }
 
-// setUpPod brings the pod's links up and gives it addresses and routes.
-func setUpPod(pod *netlink.Handle, ifName string, addresses []LinkAddress) error {
+// waitForCarrier waits until a link that was set up carries packets, a tenth of a second at most. The kernel makes that known
+// (to the bridge, that it may forward) some time after; until then packets are lost, and a pod's first connection would
+// take a second. Since Linux 6.8 the question alone makes it so.
+func waitForCarrier(h *netlink.Handle, index int) error {
+	for range 100 {
+		link, err := h.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("find link: %w", err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
+// setUpPod brings the pod's links up, gives it addresses and routes, and returns the index of its end.
+func setUpPod(pod *netlink.Handle, ifName string, addresses []LinkAddress) (int, error) {
 	const loopback = 1 // the interface index, in every namespace
 	if err := pod.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: loopback}}); err != nil {
-		return fmt.Errorf("set lo up: %w", err)
+		return 0, fmt.Errorf("set lo up: %w", err)
 	}
 	eth, err := pod.LinkByName(ifName)
 	if err != nil {
-		return fmt.Errorf("find the pod's end %s: %w", ifName, err)
+		return 0, fmt.Errorf("find the pod's end %s: %w", ifName, err)
 	}
 	if err := pod.LinkSetUp(eth); err != nil {
-		return fmt.Errorf("set %s up: %w", ifName, err)
+		return 0, fmt.Errorf("set %s up: %w", ifName, err)
 	}
 	for _, a := range addresses {
 		host := netip.PrefixFrom(a.Address, a.Address.BitLen())
 		if err := pod.AddrAdd(eth, &netlink.Addr{IPNet: toIPNet(host), Flags: noDAD(a.Address)}); err != nil {
-			return fmt.Errorf("add address %s: %w", a.Address, err)
+			return 0, fmt.Errorf("add address %s: %w", a.Address, err)
 		}
 		gateway := netip.PrefixFrom(a.Gateway, a.Gateway.BitLen())
 		anywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
@@ -153,11 +175,11 @@ func setUpPod(pod *netlink.Handle, ifName string, addresses []LinkAddress) error
 			{LinkIndex: eth.Attrs().Index, Dst: toIPNet(anywhere), Gw: a.Gateway.AsSlice()},
 		} {
 			if err := pod.RouteAdd(route); err != nil {
-				return fmt.Errorf("add route %s: %w", route.Dst, err)
+				return 0, fmt.Errorf("add route %s: %w", route.Dst, err)
 			}
 		}
 	}
-	return nil
+	return eth.Attrs().Index, nil
 }
 
 // Detach removes the link of a sandbox and frees its addresses. What is gone already is no error.

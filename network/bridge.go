@@ -164,7 +164,7 @@ func (n *Network) setSysctls() error {
 	} else {
 		settings = append(settings, [2]string{"ipv6/conf/" + bridge + "/disable_ipv6", "1"})
 	}
-	return inNamespace(n.opts.NetNS, func() error {
+	return InNamespace(n.opts.NetNS, func() error {
 		for _, s := range settings {
 			if err := writeSysctl(s[0], s[1]); err != nil {
 				// A kernel without IPv6 has none of its sysctls, and needs none as long as no pod has such an address.
@@ -195,8 +195,8 @@ func writeSysctl(name, value string) error {
 	return nil
 }
 
-// inNamespace calls f in the network namespace at path, "" being the process's own.
-func inNamespace(path string, f func() error) error {
+// InNamespace calls f in the network namespace at path, "" being the process's own. Sockets that f opens stay there.
+func InNamespace(path string, f func() error) error {
 	if path == "" {
 		return f()
 	}

@@ -65,6 +65,13 @@ type plan struct {
 	hairpins []netip.Addr
 	// serving are the addresses of endpoints that get new connections and are not terminating.
 	serving []netip.Addr
+	health  healthCheck
+}
+
+// healthCheck is the port at which a load balancer asks for endpoints on this node, 0 for none, and how many there are.
+type healthCheck struct {
+	port      uint16
+	endpoints int
 }
 
 // add appends a frontend, unless the plan has one of that key: an address may be named twice, as external and as balancer's.
@@ -90,6 +97,9 @@ func compileService(svc *corev1.Service, slicesOf []*discoveryv1.EndpointSlice, 
 		for i := range svc.Spec.Ports {
 			compilePort(&p, svc, clusterIP, &svc.Spec.Ports[i], endpointsOf(slicesOf, clusterIP.Is6(), &svc.Spec.Ports[i], node), node)
 		}
+	}
+	if svc.Spec.Type == corev1.ServiceTypeLoadBalancer && svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		p.health = healthCheck{uint16(svc.Spec.HealthCheckNodePort), localReady(slicesOf, node)}
 	}
 	slices.SortFunc(p.hairpins, netip.Addr.Compare)
 	p.hairpins = slices.Compact(p.hairpins)

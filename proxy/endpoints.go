@@ -80,6 +80,20 @@ func localOnly(all []endpoint) []endpoint {
 	return filter(all, func(e endpoint) bool { return e.local })
 }
 
+// localReady counts the addresses of ready endpoints on this node.
+func localReady(slicesOf []*discoveryv1.EndpointSlice, node Node) int {
+	seen := map[string]bool{}
+	for _, slice := range slicesOf {
+		for i := range slice.Endpoints {
+			e := &slice.Endpoints[i]
+			if e.NodeName != nil && *e.NodeName == node.Name && deref(e.Conditions.Ready, true) && len(e.Addresses) > 0 {
+				seen[e.Addresses[0]] = true
+			}
+		}
+	}
+	return len(seen)
+}
+
 // near narrows usable endpoints down to those that their hints give to this node, or else to its zone. Hints hold
 // only if every endpoint has one and at least one of them leads here: half a hint must not leave us with nothing.
 func near(ready []endpoint, node Node) []endpoint {

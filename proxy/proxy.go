@@ -66,6 +66,8 @@ type Proxy struct {
 	table  *table
 	slices map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice // of a service, by name
 	node   Node
+	health *healthChecks
+	loaded bool // the table, once
 
 	mu       sync.Mutex
 	applied  int64              // the revision that the kernel is at
@@ -82,7 +84,8 @@ func New(opts Options) (*Proxy, error) {
 	if n := len(opts.ClusterCIDRs); n == 0 || n > 2 || n == 2 && opts.ClusterCIDRs[0].Addr().Is6() == opts.ClusterCIDRs[1].Addr().Is6() {
 		return nil, fmt.Errorf("cluster ranges %v: need one, or one of each address family", opts.ClusterCIDRs)
 	}
-	p := &Proxy{opts: opts, logger: opts.Logger, progress: make(chan struct{}), poke: make(chan struct{}, 1), serving: map[netip.Addr]int{},
+	p := &Proxy{opts: opts, logger: opts.Logger, health: &healthChecks{netns: opts.NetNS, logger: opts.Logger, servers: map[uint16]*healthServer{}},
+		progress: make(chan struct{}), poke: make(chan struct{}, 1), serving: map[netip.Addr]int{},
 		kernel: &kernel{table: newTableOf(opts.Table), families: families(opts.ClusterCIDRs, opts.ServiceCIDRs), bridge: opts.Bridge}}
 	if opts.NetNS != "" {
 		var err error
@@ -118,6 +121,7 @@ func (p *Proxy) close() {
 // Run replaces it in one transaction.
 func (p *Proxy) Run(ctx context.Context) error {
 	defer p.close()
+	defer p.health.close()
 	flushes := make(chan map[flow]bool, 1)
 	var flusher sync.WaitGroup
 	defer flusher.Wait()
@@ -131,11 +135,13 @@ func (p *Proxy) Run(ctx context.Context) error {
 	})
 	for ctx.Err() == nil {
 		err := p.follow(ctx, flushes)
-		if ctx.Err() != nil || errors.Is(err, client.ErrClosed) {
+		switch {
+		case ctx.Err() != nil || errors.Is(err, client.ErrClosed):
 			return nil
-		}
-		if errors.Is(err, client.ErrCompacted) {
+		case errors.Is(err, client.ErrCompacted):
 			continue
+		case !p.loaded:
+			return fmt.Errorf("%w (the kernel must have nf_tables with NAT, fib, numgen, reject and masquerade for family inet)", err)
 		}
 		p.kernel.close()
 		p.logger.Error("services are not programmed: loading the whole table anew", "error", err)
@@ -190,6 +196,7 @@ func (p *Proxy) follow(ctx context.Context, flushes chan map[flow]bool) error {
 				late[f] = true
 			}
 		}
+		p.check(b)
 		p.acknowledge(revision, b)
 		if revision < asked {
 			p.prompt() // a snapshot is visible a moment before its events are
@@ -249,6 +256,9 @@ func (p *Proxy) start() (*feed, error) {
 	if err := p.kernel.load(b); err != nil {
 		return nil, err
 	}
+	p.loaded = true
+	p.health.retain(func(who types.NamespacedName) healthCheck { return p.table.plans[owner{NamespacedName: who}].health })
+	p.check(b)
 	p.mu.Lock()
 	p.serving = map[netip.Addr]int{}
 	p.mu.Unlock()
@@ -292,6 +302,16 @@ func (p *Proxy) drain(f *feed) (dirty map[owner]bool, revision int64, err error)
 		}
 	}
 	return dirty, revision, nil
+}
+
+// check opens, closes and updates the health-check node ports that a batch changes. Closing comes first, as ports move.
+func (p *Proxy) check(b *batch) {
+	for who, h := range b.health {
+		p.health.set(who, h[0], healthCheck{})
+	}
+	for who, h := range b.health {
+		p.health.set(who, healthCheck{}, h[1])
+	}
 }
 
 // compile brings the plans of the owners up to date and returns what changes.

@@ -40,6 +40,8 @@ type batch struct {
 	newChains, oldChains []chain
 	// serving is by how much the number of plans changes in which an endpoint's address gets new connections.
 	serving map[netip.Addr]int
+	// health has the health checks that change, before and after.
+	health map[types.NamespacedName][2]healthCheck
 	// gone are the UDP endpoints that frontends have lost.
 	gone map[flow]bool
 }
@@ -51,7 +53,8 @@ type flow struct {
 }
 
 func newBatch() *batch {
-	return &batch{elements: map[elementID]change{}, serving: map[netip.Addr]int{}, gone: map[flow]bool{}}
+	return &batch{elements: map[elementID]change{}, serving: map[netip.Addr]int{}, gone: map[flow]bool{},
+		health: map[types.NamespacedName][2]healthCheck{}}
 }
 
 // set records that an element has the value from now on; nil removes it. before is its value until now.
@@ -105,6 +108,9 @@ func (t *table) update(b *batch, who owner, next plan) {
 		if t.shared[e.elementID]++; t.shared[e.elementID] == 1 {
 			b.set(e.elementID, nil, &elementValue{})
 		}
+	}
+	if prev.health != next.health {
+		b.health[who.NamespacedName] = [2]healthCheck{prev.health, next.health}
 	}
 	for _, addr := range prev.serving {
 		b.serving[addr]--

@@ -2,9 +2,12 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -58,7 +61,22 @@ func isTimeout(err error) bool {
 
 // TestServices reaches one endpoint in every way there is.
 func TestServices(t *testing.T) {
-	w := newWorld(t)
+	for _, bridgeNF := range []string{"0", "1"} {
+		t.Run("bridge-nf="+bridgeNF, func(t *testing.T) {
+			w := newWorld(t)
+			if err := w.node.Do(func() error {
+				return os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(bridgeNF), 0)
+			}); errors.Is(err, os.ErrNotExist) {
+				t.Skip("kernel without bridge netfilter")
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			testServices(t, w)
+		})
+	}
+}
+
+func testServices(t *testing.T, w *world) {
 	p0, a0 := w.pod()
 	p1, a1 := w.pod()
 	w.apply(
@@ -337,6 +355,55 @@ func TestHostPorts(t *testing.T) {
 	done.Status.Phase = corev1.PodSucceeded
 	w.apply(done)
 	w.check(asked{"after the pod ended", w.outside, "tcp", "192.0.2.1:8000", "", ""})
+}
+
+// TestHealthChecks asks at the health-check node port as endpoints on this node come and go.
+func TestHealthChecks(t *testing.T) {
+	w := newWorld(t)
+	balancer := func(port int32) *corev1.Service {
+		return service("web", "10.43.0.80", localPolicy, func(svc *corev1.Service) {
+			svc.Spec.Type, svc.Spec.HealthCheckNodePort = corev1.ServiceTypeLoadBalancer, port
+		})
+	}
+	ask := func(port int) (string, error) {
+		conn, err := w.outside.Dial("tcp", "", fmt.Sprintf("192.0.2.1:%d", port))
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(time.Second))
+		fmt.Fprint(conn, "GET / HTTP/1.0\r\n\r\n")
+		answer, err := io.ReadAll(conn)
+		head, body, _ := strings.Cut(string(answer), "\r\n\r\n")
+		status, _, _ := strings.Cut(head, "\r\n")
+		return status + " " + strings.TrimSpace(body), err
+	}
+	const body = `{"service":{"namespace":"default","name":"web"},"localEndpoints":%d,"serviceProxyHealthy":true}`
+	a, b := netip.MustParseAddr("10.42.0.5"), netip.MustParseAddr("10.42.0.6")
+	for _, test := range []struct {
+		slice *discoveryv1.EndpointSlice
+		want  string
+	}{
+		{slice("web", []netip.Addr{a, b}), "HTTP/1.0 200 OK " + fmt.Sprintf(body, 2)},
+		{slice("web", []netip.Addr{a}, terminating), "HTTP/1.0 503 Service Unavailable " + fmt.Sprintf(body, 0)},
+		{slice("web", []netip.Addr{a, b}, elsewhere), "HTTP/1.0 503 Service Unavailable " + fmt.Sprintf(body, 0)},
+	} {
+		w.apply(balancer(32000), test.slice)
+		if got, err := ask(32000); err != nil || got != test.want {
+			t.Errorf("got %s, %v; want %s", got, err, test.want)
+		}
+	}
+	w.apply(balancer(32001))
+	if got, err := ask(32001); err != nil {
+		t.Errorf("at the new port: %s, %v", got, err)
+	}
+	w.remove(balancer(32001))
+	w.settle()
+	for _, port := range []int{32000, 32001} {
+		if got, err := ask(port); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("after removal: %s, %v", got, err)
+		}
+	}
 }
 
 // TestPodsMayNotUseLoopback sends packets from a pod to the node's loopback, by way of the route that host ports need.
