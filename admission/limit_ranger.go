@@ -17,11 +17,9 @@ const limitRangerAnnotation = "kubernetes.io/limit-ranger"
 // limitRanger fills in the requests and limits that a namespace's LimitRanges set as defaults, and refuses pods and claims beyond their bounds.
 func limitRanger(reader store.Reader) Step {
 	ranges := func(r *Request) []*corev1.LimitRange {
-		if r.Namespace == "" || r.Subresource != "" || r.Kind.Group != "" || (r.Operation != Create && r.Operation != Update) {
-			return nil
-		}
-		pod := r.Kind.Resource == "pods" && r.Operation == Create
-		if !pod && r.Kind.Resource != "persistentvolumeclaims" {
+		pod := (r.Operation == Create && r.is("pods", "")) || (r.Operation == Update && r.is("pods", "resize"))
+		claim := (r.Operation == Create || r.Operation == Update) && r.is("persistentvolumeclaims", "")
+		if !pod && !claim {
 			return nil
 		}
 		var out []*corev1.LimitRange
@@ -33,7 +31,7 @@ func limitRanger(reader store.Reader) Step {
 	return Step{
 		Name: "LimitRanger",
 		Mutate: func(_ context.Context, r *Request) error {
-			pod, ok := r.Object.(*corev1.Pod)
+			pod, ok := r.newPod()
 			if !ok {
 				return nil
 			}
