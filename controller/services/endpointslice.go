@@ -93,7 +93,7 @@ func (r *endpointSlices) reconcile(ctx context.Context, key controller.Key) (tim
 		return node
 	}
 	plan := planSlices(service, pods, existing, nodes)
-	if err := r.carryOut(ctx, plan); err != nil {
+	if err := plan.carryOut(ctx, r.client); err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) && !apierrors.IsConflict(err) {
 			r.events.Event(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices",
 				"Error updating Endpoint Slices for Service %s/%s: %v", service.Namespace, service.Name, err)
@@ -104,19 +104,19 @@ func (r *endpointSlices) reconcile(ctx context.Context, key controller.Key) (tim
 }
 
 // carryOut creates before it deletes, so that no endpoint is missing in between.
-func (r *endpointSlices) carryOut(ctx context.Context, plan slicePlan) error {
+func (plan *slicePlan) carryOut(ctx context.Context, c *client.Client) error {
 	for _, s := range plan.create {
-		if _, err := client.Create(ctx, r.client, s); err != nil {
+		if _, err := client.Create(ctx, c, s); err != nil {
 			return fmt.Errorf("create endpoint slice of %s: %w", s.Labels[discoveryv1.LabelServiceName], err)
 		}
 	}
 	for _, s := range plan.update {
-		if _, err := client.Update(ctx, r.client, s); err != nil {
+		if _, err := client.Update(ctx, c, s); err != nil {
 			return fmt.Errorf("update endpoint slice %s: %w", s.Name, err)
 		}
 	}
 	for _, s := range plan.remove {
-		err := client.Remove[*discoveryv1.EndpointSlice](ctx, r.client, s.Namespace, s.Name, metav1.DeleteOptions{
+		err := client.Remove[*discoveryv1.EndpointSlice](ctx, c, s.Namespace, s.Name, metav1.DeleteOptions{
 			Preconditions: &metav1.Preconditions{UID: &s.UID},
 		})
 		if err != nil && !apierrors.IsNotFound(err) {

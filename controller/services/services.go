@@ -20,6 +20,7 @@ func Controllers(env controller.Env) []*controller.Loop {
 	return []*controller.Loop{
 		EndpointSlices(env),
 		Endpoints(env),
+		EndpointMirrors(env),
 	}
 }
 

@@ -282,3 +282,46 @@ func TestServiceLife(t *testing.T) {
 		}
 	})
 }
+
+func TestHandMadeEndpointsAreMirrored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newAPI()
+		Start(t, Controllers(api.Env(t))...)
+		Put(api, service(func(s *corev1.Service) { s.Spec.Selector = nil }))
+		Put(api, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web", Labels: map[string]string{"mine": "yes"}}, Subsets: []corev1.EndpointSubset{{
+			Addresses:         []corev1.EndpointAddress{{IP: "192.0.2.1"}, {IP: "2001:db8::1"}},
+			NotReadyAddresses: []corev1.EndpointAddress{{IP: "192.0.2.2", Hostname: "h"}},
+			Ports:             []corev1.EndpointPort{{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}},
+		}}})
+		show := func() string {
+			synctest.Wait()
+			var out []string
+			for _, s := range All[*discoveryv1.EndpointSlice](api) {
+				text := string(s.AddressType)
+				for _, e := range s.Endpoints {
+					text += fmt.Sprintf(" %s:%d=%t", e.Addresses[0], *s.Ports[0].Port, *e.Conditions.Ready)
+				}
+				if s.Labels["mine"] != "yes" || s.Labels[discoveryv1.LabelServiceName] != "web" {
+					t.Errorf("labels %v", s.Labels)
+				}
+				out = append(out, text)
+			}
+			slices.Sort(out)
+			return strings.Join(out, ", ")
+		}
+		if got := show(); got != "IPv4 192.0.2.1:80=true 192.0.2.2:80=false, IPv6 2001:db8::1:80=true" {
+			t.Errorf("slices %s", got)
+		}
+		Change(api, "ns", "web", func(e *corev1.Endpoints) {
+			e.Subsets[0].Addresses = e.Subsets[0].Addresses[:1]
+			e.Subsets[0].Ports[0].Port = 81
+		})
+		if got := show(); got != "IPv4 192.0.2.1:81=true 192.0.2.2:81=false" {
+			t.Errorf("slices after a change: %s", got)
+		}
+		Drop[*corev1.Endpoints](api, "ns", "web")
+		if got := show(); got != "" {
+			t.Errorf("slices of Endpoints that are gone: %s", got)
+		}
+	})
+}
