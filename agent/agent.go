@@ -289,6 +289,7 @@ func (a *Agent) collect(ctx context.Context) {
 			if err := a.images.Collect(ctx, now); err != nil && ctx.Err() == nil {
 				a.Logger.Warn("image garbage collection", "err", err)
 			}
+			a.keeper.ImagesChanged()
 		}
 	}
 }

@@ -173,7 +173,7 @@ func (e *events) has(part string) bool {
 
 // cluster is a node under test with its API.
 type cluster struct {
-	t       *testing.T
+	t       testing.TB
 	api     *api
 	client  *client.Client
 	runtime cri.Runtime
@@ -190,7 +190,7 @@ func quiet() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-func newCluster(t *testing.T, runtime cri.Runtime, change func(*Options)) *cluster {
+func newCluster(t testing.TB, runtime cri.Runtime, change func(*Options)) *cluster {
 	t.Helper()
 	server := &api{Memory: store.NewMemory(0)}
 	c := &cluster{t: t, api: server, client: client.New(server, testTable()), runtime: runtime, events: &events{}}

@@ -78,6 +78,7 @@ func (w *worker) pullImage(ctx context.Context, action lifecycle.Action) {
 		}
 		return func() {
 			if failure == nil {
+				w.a.keeper.ImagesChanged()
 				delete(w.pulls, name)
 				w.state.Images[name] = ref
 				return

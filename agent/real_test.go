@@ -27,7 +27,7 @@ type realNode struct {
 	dir  string
 }
 
-func newRealNode(t *testing.T) *realNode {
+func newRealNode(t testing.TB) *realNode {
 	t.Helper()
 	host := critest.Containerd(t)
 	dir, err := os.MkdirTemp("", "agenttest")
@@ -375,5 +375,32 @@ func testRealAdoption(t *testing.T, n *realNode) {
 	}
 	for _, p := range []string{"stay", "next", "files", "secure", "rooted", "probed", "sick"} {
 		n.await(p, "gone")
+	}
+}
+
+// BenchmarkPodStart is create → Ready, one pod after the other, and beside it what the runtime alone needs for a pod's calls.
+func BenchmarkPodStart(b *testing.B) {
+	n := newRealNode(b)
+	n.put(n.newPod("warm", "run"))
+	n.await("warm", "Running ready main:running*0")
+	i := 0
+	for b.Loop() {
+		i++
+		name := fmt.Sprintf("p%d", i)
+		n.put(n.newPod(name, "run"))
+		n.await(name, "Running ready main:running*0")
+		b.StopTimer()
+		zero := int64(0)
+		if err := client.Remove[*corev1.Pod](b.Context(), n.client, "default", name, metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
+			b.Fatal(err)
+		}
+		for sandboxes := 2; sandboxes > 1; {
+			list, err := n.runtime.ListPodSandbox(b.Context(), nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			sandboxes = len(list)
+		}
+		b.StartTimer()
 	}
 }

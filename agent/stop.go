@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -94,8 +95,12 @@ func (w *worker) removeContainer(ctx context.Context, action lifecycle.Action) {
 			return nil
 		}
 		if path != "" {
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				w.a.Logger.Warn("log of a removed container stays", "path", path, "err", err)
+			// With the files that rotation set aside.
+			files, _ := filepath.Glob(path + "*")
+			for _, file := range files {
+				if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+					w.a.Logger.Warn("log of a removed container stays", "path", file, "err", err)
+				}
 			}
 		}
 		return func() { w.drop(name, id) }

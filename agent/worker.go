@@ -437,9 +437,9 @@ func (w *worker) launching() bool {
 
 // write stores a status at the version of the pod that it was made from.
 func (w *worker) write(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) (*corev1.Pod, error) {
-	changed := *pod
+	changed := pod.DeepCopy() // the server owns what it is given, and the spec is everybody's
 	changed.Status = status
-	return client.UpdateStatus(ctx, w.a.Client, &changed)
+	return client.UpdateStatus(ctx, w.a.Client, changed)
 }
 
 // refetch reads the pod again after somebody else has written it.

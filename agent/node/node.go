@@ -26,6 +26,7 @@ import (
 const (
 	leaseSeconds  = 40
 	renewInterval = 10 * time.Second
+	retryInterval = time.Second // after a failed write
 	reportEvery   = 5 * time.Minute
 	maxImages     = 50
 )
@@ -50,8 +51,11 @@ type Keeper struct {
 	// Recorder of events about the node.
 	Event func(node *corev1.Node, eventType, reason, message string)
 
-	mu        sync.Mutex
-	poke      chan struct{}
+	mu    sync.Mutex
+	poke  chan struct{}
+	stale bool // the images have changed
+	// What follows is Run's own.
+	listed    time.Time // when the images were listed
 	reported  time.Time
 	leaseHave *coordinationv1.Lease
 }
@@ -74,25 +78,46 @@ func (k *Keeper) Run(ctx context.Context, registered func()) {
 		}
 	}
 	registered()
-	tick := time.NewTicker(renewInterval)
-	defer tick.Stop()
+	timer := time.NewTimer(renewInterval)
+	defer timer.Stop()
 	for {
+		timer.Reset(renewInterval)
 		if err := k.renew(ctx); err != nil && ctx.Err() == nil {
 			k.Logger.Warn("node lease is not renewed", "node", k.Name, "err", err)
+			timer.Reset(retryInterval)
 		}
 		if err := k.report(ctx); err != nil && ctx.Err() == nil {
 			k.Logger.Warn("node status is not written", "node", k.Name, "err", err)
+			timer.Reset(retryInterval)
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-k.poke:
-		case <-tick.C:
+		case <-timer.C:
 		}
 	}
 }
 
-// Changed makes the node look at itself and report now: its runtime or its images have changed.
+// ImagesChanged makes the next report list the images anew.
+func (k *Keeper) ImagesChanged() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.stale = true
+}
+
+// imagesDue says whether the images must be listed: they have changed, or were last listed a report ago.
+func (k *Keeper) imagesDue(now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	due := k.stale || now.Sub(k.listed) >= reportEvery
+	if due {
+		k.stale, k.listed = false, now
+	}
+	return due
+}
+
+// Changed makes the node look at itself and report now: its runtime has come or gone.
 func (k *Keeper) Changed() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -192,8 +217,10 @@ func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) c
 			policy := f.GetSupplementalGroupsPolicy()
 			st.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &policy}
 		}
-		if images, err := k.listImages(ctx); err == nil {
-			st.Images = images
+		if k.imagesDue(now) {
+			if images, err := k.listImages(ctx); err == nil {
+				st.Images = images
+			}
 		}
 	}
 	k.conditions(&st, runtimeErr, metav1.NewTime(now.Truncate(time.Second)))
