@@ -1,6 +1,12 @@
 package store
 
-import "sync/atomic"
+import (
+	"reflect"
+	"strconv"
+	"sync/atomic"
+
+	"k8s.io/apimachinery/pkg/runtime"
+)
 
 // Item is one state of one object. Immutable, but for the encodings that are cached in it.
 type Item struct {
@@ -65,4 +71,20 @@ func (i *Item) size() int {
 		return 1 << 10
 	}
 	return i.Size
+}
+
+// Tombstone returns the last state of an object as its deletion shows it: a copy with the deletion's revision as
+// resourceVersion. It shares all else with last, which is as immutable as it is: deletions come in thousands, and stay in the
+// history for minutes.
+func Tombstone(last Object, revision int64) Object {
+	var gone Object
+	if _, free := last.(runtime.Unstructured); free {
+		gone = last.DeepCopyObject().(Object) // its metadata is a map
+	} else {
+		v := reflect.New(reflect.TypeOf(last).Elem())
+		v.Elem().Set(reflect.ValueOf(last).Elem())
+		gone = v.Interface().(Object)
+	}
+	gone.SetResourceVersion(strconv.FormatInt(revision, 10))
+	return gone
 }

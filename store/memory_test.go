@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -306,6 +307,17 @@ func TestEncodingIsMadeOnce(t *testing.T) {
 	}
 	if b, err := item.Encoding(9, func() ([]byte, error) { return []byte("yes"), nil }); err != nil || string(b) != "yes" {
 		t.Error("error kept")
+	}
+}
+
+func TestTombstoneLeavesTheLastStateAlone(t *testing.T) {
+	free := &unstructured.Unstructured{Object: map[string]any{"metadata": map[string]any{"name": "a", "resourceVersion": "1"}, "spec": "s"}}
+	typed := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a", ResourceVersion: "1"}, Data: map[string]string{"k": "v"}}
+	for _, last := range []Object{free, typed} {
+		gone := Tombstone(last, 7)
+		if gone.GetResourceVersion() != "7" || gone.GetName() != "a" || last.GetResourceVersion() != "1" {
+			t.Errorf("%+v from %+v", gone, last)
+		}
 	}
 }
 

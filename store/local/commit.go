@@ -233,8 +233,9 @@ func (t *txn) try(w store.Write, p payload) store.Result {
 	if err := expected(w, current); err != nil {
 		return store.Result{Item: current, Err: err}
 	}
-	// A key may be rotated away while a write waits. The entry's index is a bound, see pending.add.
-	for index := t.local.log.last + uint64(len(t.local.pending.chunks)) + 1; p.keyID != 0 && !t.local.keys.use(p.keyID, index); {
+	// The record will be in the chunk that is open, or in the one after: no later than in this entry.
+	index := t.local.log.last + uint64(len(t.local.pending.chunks)) + 1
+	for p.keyID != 0 && !t.local.keys.use(p.keyID, index) { // rotated away while the write waited
 		var err error
 		if p, err = t.local.encodeObject(w.Key, w.Object); err != nil {
 			return store.Result{Err: err}
@@ -248,13 +249,12 @@ func (t *txn) try(w store.Write, p payload) store.Result {
 	}
 	if w.Object == nil {
 		event.Type = store.Delete
-		item.Object = current.Object.DeepCopyObject().(store.Object)
-		item.Size = current.Size
+		item.Object, item.Size = store.Tombstone(current.Object, t.revision), current.Size
 		t.changed[w.Key] = nil
 	} else {
+		item.Object.SetResourceVersion(strconv.FormatInt(t.revision, 10))
 		t.changed[w.Key] = item
 	}
-	item.Object.SetResourceVersion(strconv.FormatInt(t.revision, 10))
 	t.events = append(t.events, event)
 	t.local.pending.add(&record{event.Type, item.Revision, item.Created, p.keyID, w.Key, p.bytes})
 	t.durable = t.durable || !t.local.opts.Volatile(w.Key.Resource)

@@ -241,9 +241,7 @@ func (l *Local) replay(header *snapshotHeader, batches []batch) ([]store.Event, 
 					return nil, &damage{filepath.Join(l.opts.Dir, "log"), fmt.Errorf("revision %d deletes an object that is not there", item.Revision)}
 				}
 				e.Type = store.Delete
-				item.Object = prev.Object.DeepCopyObject().(store.Object)
-				item.Object.SetResourceVersion(strconv.FormatInt(item.Revision, 10))
-				item.Size = prev.Size
+				item.Object, item.Size = store.Tombstone(prev.Object, item.Revision), prev.Size
 				current[item.Key] = nil
 			}
 			events = append(events, e)
