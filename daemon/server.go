@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"net/netip"
 	"path/filepath"
 	"strconv"
@@ -159,6 +160,7 @@ func (s *System) addAPI(registry *prometheus.Registry) error {
 			"/metrics":                          promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
 			"/.well-known/openid-configuration": discovery,
 			"/openid/v1/jwks":                   discovery,
+			"/debug/pprof/":                     profiles(),
 		},
 		ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
 		Advertise:   s.advertise(),
@@ -178,6 +180,16 @@ func (s *System) addAPI(registry *prometheus.Registry) error {
 	}
 	s.Add(s.api)
 	return nil
+}
+
+// profiles serves the Go runtime's profiles, as upstream's API server does, to whom RBAC lets see them.
+func profiles() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/debug/pprof/", pprof.Index)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return mux
 }
 
 // advertise is where the Service kubernetes leads to. An API that runs without controllers and nodes publishes no endpoints.
