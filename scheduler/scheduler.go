@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -241,9 +242,13 @@ func (s *Scheduler) podBound(p *corev1.Pod) {
 	if p.Spec.Priority != nil {
 		priority = *p.Spec.Priority
 	}
-	smaller := s.columns.remove(p.UID)
-	s.columns.place(&placed{uid: p.UID, node: p.Spec.NodeName, class: s.classes.of(p), group: groupOf(p), priority: priority, pod: p, victim: old != nil && old.victim})
-	s.room = s.room || smaller
+	now := &placed{uid: p.UID, node: p.Spec.NodeName, class: s.classes.of(p), group: groupOf(p), priority: priority, pod: p}
+	if old != nil {
+		now.victim = old.victim
+		s.room = s.room || old.node != now.node || !slices.Equal(old.class.requests, now.class.requests)
+		s.columns.remove(p.UID)
+	}
+	s.columns.place(now)
 }
 
 // resizes tells whether a pod's resources are being changed in place, during which the node may grant it others than its spec names.
