@@ -49,7 +49,8 @@ type Kind struct {
 	// ValidateName returns what is wrong with a name; prefix is set for a generateName. nil means DNS-1123 subdomain.
 	ValidateName func(name string, prefix bool) []string
 	// Default fills in what the user left out. It runs after decoding, after every admission step that changed the object,
-	// and on reads from disk, so it must be idempotent.
+	// and on reads from disk, so it must be idempotent, and write nothing where there is nothing left to fill in: objects
+	// that have been through it may be shared.
 	Default func(obj Object)
 	// PrepareCreate drops what a client may not set on create (status), before validation. The server itself has set name,
 	// uid, creationTimestamp and, when HasGeneration, generation 1 before: some kinds derive fields from them.

@@ -77,7 +77,7 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	podspec.Default(&spec.Template.Spec)
 	for i := range spec.VolumeClaimTemplates {
 		c := &spec.VolumeClaimTemplates[i]
-		c.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("PersistentVolumeClaim"))
+		check.Default(&c.TypeMeta, metav1.TypeMeta{APIVersion: "v1", Kind: "PersistentVolumeClaim"})
 		check.Default(&c.Status.Phase, corev1.ClaimPending)
 		check.DefaultPointer(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	}

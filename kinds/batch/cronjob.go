@@ -67,7 +67,7 @@ func defaultCronJob(c *batchv1.CronJob) {
 func validateCronJob(c, old *batchv1.CronJob) field.ErrorList {
 	var r check.Report
 	at, spec := field.NewPath("spec"), &c.Spec
-	if r.Present(at.Child("schedule"), spec.Schedule) {
+	if spec.Schedule != "" {
 		schedule(&r, at.Child("schedule"), spec, old)
 	}
 	check.NotNegative(&r, at.Child("startingDeadlineSeconds"), ptr.Deref(spec.StartingDeadlineSeconds, 0))
@@ -87,6 +87,7 @@ func validateCronJob(c, old *batchv1.CronJob) field.ErrorList {
 	}
 	check.NotNegative(&r, at.Child("successfulJobsHistoryLimit"), ptr.Deref(spec.SuccessfulJobsHistoryLimit, 0))
 	check.NotNegative(&r, at.Child("failedJobsHistoryLimit"), ptr.Deref(spec.FailedJobsHistoryLimit, 0))
+	r.Present(at.Child("schedule"), spec.Schedule)
 	return r.Errs
 }
 

@@ -69,7 +69,7 @@ func Namespace() *kinds.Kind {
 
 // defaultNamespace keeps the label that lets selectors name a namespace.
 func defaultNamespace(ns *corev1.Namespace) {
-	if ns.Name == "" {
+	if ns.Name == "" || ns.Labels[corev1.LabelMetadataName] == ns.Name {
 		return
 	}
 	if ns.Labels == nil {

@@ -47,6 +47,9 @@ func Secret() *kinds.Kind {
 // defaultSecret also turns the write-only stringData into data, which it wins over.
 func defaultSecret(s *corev1.Secret) {
 	check.Default(&s.Type, corev1.SecretTypeOpaque)
+	if s.StringData == nil {
+		return
+	}
 	if len(s.StringData) > 0 && s.Data == nil {
 		s.Data = make(map[string][]byte, len(s.StringData))
 	}

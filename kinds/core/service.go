@@ -66,10 +66,10 @@ func Service() *kinds.Kind {
 
 func defaultService(s *corev1.Service) {
 	check.Default(&s.Spec.SessionAffinity, corev1.ServiceAffinityNone)
-	switch s.Spec.SessionAffinity {
-	case corev1.ServiceAffinityNone:
+	switch {
+	case s.Spec.SessionAffinity == corev1.ServiceAffinityNone && s.Spec.SessionAffinityConfig != nil:
 		s.Spec.SessionAffinityConfig = nil
-	case corev1.ServiceAffinityClientIP:
+	case s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP:
 		check.DefaultPointer(&s.Spec.SessionAffinityConfig, corev1.SessionAffinityConfig{})
 		check.DefaultPointer(&s.Spec.SessionAffinityConfig.ClientIP, corev1.ClientIPConfig{})
 		check.DefaultPointer(&s.Spec.SessionAffinityConfig.ClientIP.TimeoutSeconds, corev1.DefaultClientIPServiceAffinitySeconds)
@@ -78,7 +78,7 @@ func defaultService(s *corev1.Service) {
 	for i := range s.Spec.Ports {
 		p := &s.Spec.Ports[i]
 		check.Default(&p.Protocol, corev1.ProtocolTCP)
-		if p.TargetPort == intstr.FromInt32(0) || p.TargetPort == intstr.FromString("") {
+		if p.Port != 0 && p.TargetPort == intstr.FromInt32(0) || p.TargetPort == intstr.FromString("") {
 			p.TargetPort = intstr.FromInt32(p.Port)
 		}
 	}

@@ -73,7 +73,7 @@ func Ingress() *kinds.Kind {
 }
 
 func validateIngress(i *networkingv1.Ingress) field.ErrorList {
-	var r check.Report
+	var r, missing check.Report
 	at, spec := field.NewPath("spec"), &i.Spec
 	if len(spec.Rules) == 0 && spec.DefaultBackend == nil {
 		r.Invalid(at, spec.Rules, "either `defaultBackend` or `rules` must be specified")
@@ -82,7 +82,7 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 		validateBackend(&r, at.Child("defaultBackend"), spec.DefaultBackend)
 	}
 	for n := range spec.Rules {
-		validateRule(&r, at.Child("rules").Index(n), &spec.Rules[n])
+		validateRule(&r, &missing, at.Child("rules").Index(n), &spec.Rules[n])
 	}
 	for n, t := range spec.TLS {
 		at := at.Child("tls").Index(n)
@@ -96,7 +96,7 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 	if c := spec.IngressClassName; c != nil {
 		r.Invalid(at.Child("ingressClassName"), *c, apivalidation.NameIsDNSSubdomain(*c, false)...)
 	}
-	return r.Errs
+	return append(r.Errs, missing.Errs...)
 }
 
 func hostName(r *check.Report, at *field.Path, host string) {
@@ -107,7 +107,8 @@ func hostName(r *check.Report, at *field.Path, host string) {
 	}
 }
 
-func validateRule(r *check.Report, at *field.Path, rule *networkingv1.IngressRule) {
+// validateRule checks a rule; that it has no paths goes to missing, which is reported last.
+func validateRule(r, missing *check.Report, at *field.Path, rule *networkingv1.IngressRule) {
 	if h := rule.Host; h != "" {
 		if netutils.ParseIPSloppy(h) != nil {
 			r.Invalid(at.Child("host"), h, "must be a DNS name, not an IP address")
@@ -119,7 +120,7 @@ func validateRule(r *check.Report, at *field.Path, rule *networkingv1.IngressRul
 	}
 	at = at.Child("http", "paths")
 	if len(rule.HTTP.Paths) == 0 {
-		r.Required(at, "")
+		missing.Required(at, "")
 	}
 	for i := range rule.HTTP.Paths {
 		validatePath(r, at.Index(i), &rule.HTTP.Paths[i])

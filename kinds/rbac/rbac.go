@@ -26,12 +26,13 @@ func defaultBinding(ref *rbacv1.RoleRef, subjects []rbacv1.Subject) {
 	}
 }
 
+// validateRules checks rules. Here as in bindings, what upstream's generated checks find missing is reported last.
 func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
-	var r check.Report
+	var r, missing check.Report
 	for i, rule := range rules {
 		at := field.NewPath("rules").Index(i)
 		if len(rule.Verbs) == 0 {
-			r.Required(at.Child("verbs"), "")
+			missing.Required(at.Child("verbs"), "")
 		}
 		if len(rule.NonResourceURLs) > 0 {
 			if namespaced {
@@ -49,24 +50,28 @@ func validateRules(rules []rbacv1.PolicyRule, namespaced bool) field.ErrorList {
 			r.Required(at.Child("resources"), "resource rules must supply at least one resource")
 		}
 	}
-	return r.Errs
+	return append(r.Errs, missing.Errs...)
 }
 
 // validateBinding checks a binding to one of the role kinds given.
 func validateBinding(ref rbacv1.RoleRef, subjects []rbacv1.Subject, namespaced bool, roles ...string) field.ErrorList {
-	var r check.Report
+	var r, missing check.Report
 	at := field.NewPath("roleRef")
 	check.OneOf(&r, at.Child("apiGroup"), ref.APIGroup, rbacv1.GroupName)
 	check.OneOf(&r, at.Child("kind"), ref.Kind, roles...)
-	r.Name(at.Child("name"), ref.Name, path.IsValidPathSegmentName)
-	for i, s := range subjects {
-		validateSubject(&r, field.NewPath("subjects").Index(i), s, namespaced)
+	if ref.Name != "" {
+		r.Invalid(at.Child("name"), ref.Name, path.IsValidPathSegmentName(ref.Name)...)
 	}
-	return r.Errs
+	for i, s := range subjects {
+		at := field.NewPath("subjects").Index(i)
+		missing.Present(at.Child("name"), s.Name)
+		validateSubject(&r, at, s, namespaced)
+	}
+	missing.Present(at.Child("name"), ref.Name)
+	return append(r.Errs, missing.Errs...)
 }
 
 func validateSubject(r *check.Report, at *field.Path, s rbacv1.Subject, namespaced bool) {
-	r.Present(at.Child("name"), s.Name)
 	switch s.Kind {
 	case rbacv1.ServiceAccountKind:
 		if s.Name != "" {

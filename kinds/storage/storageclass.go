@@ -51,7 +51,9 @@ func StorageClass() *kinds.Kind {
 
 func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 	var r check.Report
-	r.Name(field.NewPath("provisioner"), c.Provisioner, func(n string) []string { return validation.IsQualifiedName(strings.ToLower(n)) })
+	if p := c.Provisioner; p != "" {
+		r.Invalid(field.NewPath("provisioner"), p, validation.IsQualifiedName(strings.ToLower(p))...)
+	}
 	classParameters(&r, field.NewPath("parameters"), c.Parameters)
 	if p := c.ReclaimPolicy; p != nil && *p != "" {
 		check.OneOf(&r, field.NewPath("reclaimPolicy"), *p, corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)
@@ -70,6 +72,7 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 			}
 		}
 	}
+	r.Present(field.NewPath("provisioner"), c.Provisioner)
 	return r.Errs
 }
 
