@@ -21,6 +21,7 @@ import (
 	"time"
 
 	miekg "github.com/miekg/dns"
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 
 	"github.com/kebernetes/kebernetes/client"
@@ -31,6 +32,12 @@ const (
 	DefaultDomain = "cluster.local"
 	// udpBuffer is what each UDP socket asks the kernel to hold, some thousand queries; the kernel may give less.
 	udpBuffer = 4 << 20
+	// udpBatch is how many packets are read and answered at a time.
+	udpBatch = 32
+	// maxQuery is the longest query read by UDP.
+	maxQuery = 1500
+	// maxSockets bounds the UDP sockets: each costs 90 kB, and eight answer more than a million queries a second.
+	maxSockets = 8
 	// maxTCPConns and tcpIdle bound what clients can hold open.
 	maxTCPConns = 256
 	tcpIdle     = 10 * time.Second
@@ -96,7 +103,7 @@ func New(opts Options) (*Server, error) {
 	return s, nil
 }
 
-// listen opens one UDP socket per processor, among which the kernel spreads clients, and a TCP socket.
+// listen opens a UDP socket per processor, among which the kernel spreads clients, and a TCP socket.
 func (s *Server) listen() error {
 	level, option := unix.SOL_IP, unix.IP_FREEBIND
 	if s.opts.Listen.Addr().Is6() {
@@ -122,7 +129,7 @@ func (s *Server) listen() error {
 		return err
 	}
 	at := s.opts.Listen
-	for range runtime.GOMAXPROCS(0) {
+	for range min(runtime.GOMAXPROCS(0), maxSockets) {
 		conn, err := config.ListenPacket(context.Background(), "udp", at.String())
 		if err != nil {
 			return err
@@ -196,11 +203,18 @@ func (s *Server) serves(addr netip.Addr) bool {
 	return addr.IsLoopback() || addr == s.opts.Listen.Addr() || slices.ContainsFunc(s.opts.Ranges, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
+// serveUDP answers what comes, as many packets at a time as there are: under load that spares most system calls.
 func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
-	in, out := make([]byte, 4096), make([]byte, 0, maxUDP)
+	batch := ipv4.NewPacketConn(conn) // of IPv6 too: only the options differ
+	in, out := make([]ipv4.Message, udpBatch), make([]ipv4.Message, 0, udpBatch)
+	answers := make([][]byte, udpBatch)
+	for i := range in {
+		in[i].Buffers = [][]byte{make([]byte, maxQuery)}
+		answers[i] = make([]byte, 0, maxUDP)
+	}
 	var q query
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(in)
+		n, err := batch.ReadBatch(in, 0)
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
@@ -208,21 +222,31 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
 			s.logger.Warn("DNS packet is lost", "error", err)
 			continue
 		}
-		if !s.serves(from.Addr().Unmap()) {
-			s.refused.Add(1)
-			continue
-		}
-		answer, done := s.respond(out, in[:n], &q, maxUDP)
-		if done {
-			if len(answer) > 0 {
-				conn.WriteToUDPAddrPort(answer, from) // a client that is gone asks no more
+		out = out[:0]
+		for i := range in[:n] {
+			from, packet := in[i].Addr, in[i].Buffers[0][:in[i].N]
+			if !s.serves(from.(*net.UDPAddr).AddrPort().Addr().Unmap()) {
+				s.refused.Add(1)
+				continue
 			}
-			continue
+			answer, done := s.respond(answers[i][:0], packet, &q, maxUDP)
+			if !done {
+				packet = slices.Clone(packet)
+				s.pending.Go(func() {
+					conn.WriteTo(s.forward(ctx, nil, packet, maxUDP), from)
+				})
+			} else if len(answer) > 0 {
+				answers[i] = answer
+				out = append(out, ipv4.Message{Buffers: answers[i : i+1], Addr: from})
+			}
 		}
-		packet := slices.Clone(in[:n])
-		s.pending.Go(func() {
-			conn.WriteToUDPAddrPort(s.forward(ctx, nil, packet, maxUDP), from)
-		})
+		for left := out; len(left) > 0; {
+			sent, err := batch.WriteBatch(left, 0)
+			if err != nil {
+				sent = 1 // a client that is gone asks no more
+			}
+			left = left[max(sent, 1):]
+		}
 	}
 }
 
