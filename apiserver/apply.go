@@ -5,19 +5,18 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	kjson "sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
+	"github.com/kebernetes/kebernetes/apiserver/fields"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
 
 // apply merges what a manager wants of an object into it (server-side apply), and creates the object when it is not there.
-func (s *Server) apply(ctx context.Context, w *write, p *patch, force bool) (item *store.Item, created bool, err error) {
-	intent, err := p.intent()
+func (s *Server) apply(ctx context.Context, w *write, p *wire.Patch, force bool) (item *store.Item, created bool, err error) {
+	intent, err := p.Intent()
 	if err != nil {
 		return nil, false, err
 	}
@@ -42,36 +41,15 @@ func (s *Server) apply(ctx context.Context, w *write, p *patch, force bool) (ite
 	}
 }
 
-// intent decodes the body of an apply, which is YAML or JSON.
-func (p *patch) intent() (*unstructured.Unstructured, error) {
-	j, err := yaml.YAMLToJSON(p.data)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error encoding patch: %v", err))
-	}
-	if p.directive != metav1.FieldValidationIgnore {
-		if _, err := yaml.YAMLToJSONStrict(p.data); err != nil {
-			if p.directive == metav1.FieldValidationStrict {
-				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
-			}
-			p.warn(err.Error())
-		}
-	}
-	u := &unstructured.Unstructured{Object: map[string]any{}}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(j, &u.Object); err != nil {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
-	}
-	return u, nil
-}
-
 // merge returns the state of an object after an apply, in the form in which it is kept.
 func (s *Server) merge(w *write, current store.Object, intent *unstructured.Unstructured, force bool) (kinds.Object, error) {
-	m, err := s.fields.manager(w.kind, w.served, w.sub)
+	m, err := s.fields.For(w.kind, w.served, w.sub)
 	if err != nil {
 		return nil, err
 	}
 	// The live object must say its kind, as the intent does, or they would always differ.
 	live := current.DeepCopyObject().(kinds.Object)
-	live.GetObjectKind().SetGroupVersionKind(storageVersion(w.kind).WithKind(w.kind.Kind))
+	live.GetObjectKind().SetGroupVersionKind(fields.StorageVersion(w.kind).WithKind(w.kind.Kind))
 	merged, err := m.Apply(live, intent.DeepCopy(), w.manager, force)
 	if err != nil {
 		return nil, err

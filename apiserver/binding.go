@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kebernetes/kebernetes/admission"
-	"github.com/kebernetes/kebernetes/kinds"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -46,12 +46,7 @@ func (rq *request) bind() error {
 	if err := rq.s.bindAll(rq.ctx, w, []*corev1.Binding{b})[0]; err != nil {
 		return err
 	}
-	return rq.answerObject(http.StatusCreated, created(), statusKind, m)
-}
-
-// created is the answer of subresources that tell no more than that they did as they were told.
-func created() *metav1.Status {
-	return &metav1.Status{Status: metav1.StatusSuccess, Code: http.StatusCreated}
+	return rq.answerObject(http.StatusCreated, createdStatus(), wire.StatusKind, m)
 }
 
 // bindAll binds pods in as few commits as other writers allow, and returns one error, or nil, for each binding. w names
@@ -176,5 +171,3 @@ func setCondition(pod *corev1.Pod, c corev1.PodCondition, now time.Time) {
 	}
 	pod.Status.Conditions = append(pod.Status.Conditions, c)
 }
-
-var _ kinds.Object = (*corev1.Binding)(nil)

@@ -203,7 +203,7 @@ func (s *Server) apiService() kinds.Object {
 	svc.Spec = corev1.ServiceSpec{
 		Type:            corev1.ServiceTypeClusterIP,
 		SessionAffinity: corev1.ServiceAffinityNone,
-		ClusterIP:       s.addresses.nth(1).String(),
+		ClusterIP:       s.addresses.Nth(1).String(),
 		Ports:           []corev1.ServicePort{{Name: apiPortName, Port: 443, Protocol: corev1.ProtocolTCP}},
 	}
 	svc.Spec.Ports[0].TargetPort.IntVal = s.apiPort()

@@ -135,7 +135,7 @@ func (s *Server) createNamed(ctx context.Context, w *write, obj kinds.Object) (*
 		return nil, invalid(w.kind.GroupKind(), obj.GetName(), errs)
 	}
 	w.warnings(obj, nil)
-	release, err := s.addresses.create(w.kind, obj, w.dryRun)
+	release, err := s.addresses.Create(w.kind, obj, w.dryRun)
 	if err != nil {
 		return nil, err
 	}

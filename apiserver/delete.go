@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
@@ -36,30 +37,6 @@ func (rq *request) deleteOptions() (*metav1.DeleteOptions, error) {
 	return o, nil
 }
 
-// decodeDeleteOptions decodes options, which every API group has under its own name.
-func (rq *request) decodeDeleteOptions(o *metav1.DeleteOptions) error {
-	f, err := rq.contentFormat()
-	if err != nil {
-		return err
-	}
-	b, err := rq.body()
-	if err != nil {
-		return err
-	}
-	defer b.free()
-	if len(b.b) == 0 {
-		return nil
-	}
-	wanted := schema.GroupVersionKind{Version: "v1", Kind: "DeleteOptions"}
-	if _, err := decodeInto(o, wanted, b.b, f, true); err != nil {
-		return rq.refuseBody(b.b, f, wanted, err)
-	}
-	if o.Kind != "" && o.Kind != wanted.Kind {
-		return apierrors.NewBadRequest(fmt.Sprintf("decoded object cannot be converted to DeleteOptions: %s", o.Kind))
-	}
-	return nil
-}
-
 // delete removes an object, or begins to.
 func (rq *request) delete() error {
 	m, err := rq.accept(true)
@@ -76,7 +53,7 @@ func (rq *request) delete() error {
 		return err
 	}
 	if gone && !w.kind.ReturnsDeleted {
-		return rq.answerObject(http.StatusOK, deleted(w, item), statusKind, media{format: m.format, pretty: m.pretty})
+		return rq.answerObject(http.StatusOK, deleted(w, item), wire.StatusKind, m)
 	}
 	return rq.answerItem(http.StatusOK, item, m)
 }

@@ -4,6 +4,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kebernetes/kebernetes/apiserver/view"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -21,7 +22,7 @@ func (rq *request) deleteCollection() error {
 	if err != nil {
 		return err
 	}
-	sel, err := newSelection(rq.kind, lo.LabelSelector, lo.FieldSelector)
+	sel, err := view.Select(rq.kind, lo.LabelSelector, lo.FieldSelector)
 	if err != nil {
 		return err
 	}

@@ -135,15 +135,3 @@ func invalid(gk schema.GroupKind, name string, errs field.ErrorList) error {
 func invalidOptions(kind string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 }
-
-// notAcceptable is the answer to a shape of objects that is not to be had.
-var notAcceptable = apierrors.StatusError{ErrStatus: metav1.Status{
-	Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-	Message: "only the following media types are accepted: " + acceptedTypes,
-}}
-
-// unsupportedBody is the answer to a body of unknown format.
-var unsupportedBody = apierrors.StatusError{ErrStatus: metav1.Status{
-	Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
-	Message: "the body of the request was in an unknown format - accepted media types include: " + acceptedTypes,
-}}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -38,7 +39,8 @@ func (rq *request) evict() error {
 		return err
 	}
 	e := &policyv1.Eviction{}
-	if err := rq.decodeEviction(e, o.FieldValidation); err != nil {
+	kind := policyv1.SchemeGroupVersion.WithKind("Eviction")
+	if err := rq.decode(e, kind, o.FieldValidation, "policy/v1beta1"); err != nil { // which old clients send
 		return err
 	}
 	e.TypeMeta = metav1.TypeMeta{}
@@ -62,32 +64,7 @@ func (rq *request) evict() error {
 	if err := rq.s.evict(rq.ctx, w, e); err != nil {
 		return err
 	}
-	return rq.answerObject(http.StatusCreated, created(), statusKind, m)
-}
-
-// decodeEviction decodes an Eviction, which old clients send as policy/v1beta1.
-func (rq *request) decodeEviction(e *policyv1.Eviction, directive string) error {
-	f, err := rq.contentFormat()
-	if err != nil {
-		return err
-	}
-	b, err := rq.body()
-	if err != nil {
-		return err
-	}
-	defer b.free()
-	wanted := policyv1.SchemeGroupVersion.WithKind("Eviction")
-	strict, err := decodeInto(e, wanted, b.b, f, directive == metav1.FieldValidationIgnore)
-	if e.APIVersion == "policy/v1beta1" {
-		e.APIVersion = wanted.GroupVersion().String()
-	}
-	if err == nil {
-		err = rightKind(e, wanted)
-	}
-	if err != nil {
-		return rq.refuseBody(b.b, f, wanted, err)
-	}
-	return rq.fieldValidation(wanted, directive, strict)
+	return rq.answerObject(http.StatusCreated, createdStatus(), wire.StatusKind, m)
 }
 
 // evict deletes a pod if its budget allows.

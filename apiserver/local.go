@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
@@ -159,12 +160,12 @@ func (l *Local) Patch(ctx context.Context, k *kinds.Kind, namespace, name, subre
 	}
 	w.options(opts.FieldManager, opts.DryRun)
 	ctx = auth.WithUser(ctx, l.user)
-	p := &patch{s: l.s, typ: pt, data: data, directive: opts.FieldValidation, warn: w.warn}
+	p := &wire.Patch{Scheme: l.s.Table.Scheme(), Type: pt, Data: data, Directive: opts.FieldValidation, Warn: w.warn}
 	if pt == types.ApplyYAMLPatchType {
 		item, _, err := l.s.apply(ctx, w, p, opts.Force != nil && *opts.Force)
 		return objectOf(item, err)
 	}
-	return objectOf(l.s.modify(ctx, w, p.change(w)))
+	return objectOf(l.s.modify(ctx, w, patchChange(p, w)))
 }
 
 // Delete deletes an object, or begins to.

@@ -9,6 +9,9 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/version"
+
+	"github.com/kebernetes/kebernetes/apiserver/discovery"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 )
 
 // GitVersion is the version that clients compare themselves with: Kubernetes' own, marked as ours.
@@ -95,7 +98,7 @@ func (rq *request) serveVersion() error {
 	if err != nil {
 		return err
 	}
-	rq.head(http.StatusOK, typeJSON, len(j))
+	rq.head(http.StatusOK, wire.TypeJSON, len(j))
 	_, _ = rq.w.Write(j)
 	return nil
 }
@@ -103,13 +106,13 @@ func (rq *request) serveVersion() error {
 // servePaths lists the paths that there are.
 func (rq *request) servePaths() error {
 	paths := []string{"/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/version"}
-	for _, g := range rq.s.groups() {
-		if g.name == "" {
+	for _, g := range discovery.Groups(rq.s.Table) {
+		if g.Name == "" {
 			continue
 		}
-		paths = append(paths, "/apis/"+g.name)
-		for _, v := range g.versions {
-			paths = append(paths, "/apis/"+g.name+"/"+v)
+		paths = append(paths, "/apis/"+g.Name)
+		for _, v := range g.Versions {
+			paths = append(paths, "/apis/"+g.Name+"/"+v)
 		}
 	}
 	for p := range rq.s.Paths {
@@ -126,7 +129,7 @@ func (rq *request) servePaths() error {
 	if err != nil {
 		return err
 	}
-	rq.head(http.StatusOK, typeJSON, len(j))
+	rq.head(http.StatusOK, wire.TypeJSON, len(j))
 	_, _ = rq.w.Write(j)
 	return nil
 }
@@ -162,7 +165,7 @@ func (s *Server) checks(path string) []check {
 }
 
 func (s *Server) storeAlive() error {
-	_, err := s.Store.Watch(servicesResource, s.Store.Snapshot().Revision())
+	_, err := s.Store.Watch("services", s.Store.Snapshot().Revision())
 	return err
 }
 
@@ -198,7 +201,7 @@ func (rq *request) serveHealth() error {
 		text = "ok"
 	}
 	rq.w.Header()["X-Content-Type-Options"] = []string{"nosniff"}
-	rq.head(http.StatusOK, typeText, len(text))
+	rq.head(http.StatusOK, wire.TypeText, len(text))
 	_, _ = rq.w.Write([]byte(text))
 	return nil
 }

@@ -8,12 +8,12 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
@@ -119,54 +119,32 @@ var noCache = []string{"no-cache, private"}
 const maxBody = 3 << 20
 
 // body reads the request's body. The caller gives the buffer back when nothing refers to it any more.
-func (rq *request) body() (*buffer, error) {
-	b := buffers.Get().(*buffer)
-	b.b = b.b[:0]
+func (rq *request) body() (*wire.Buffer, error) {
+	b := wire.GetBuffer()
 	r := io.LimitReader(rq.r.Body, maxBody+1)
-	if n := rq.r.ContentLength; n > int64(cap(b.b)) && n <= maxBody {
-		b.b = make([]byte, 0, n+1)
+	if n := rq.r.ContentLength; n > int64(cap(b.B)) && n <= maxBody {
+		b.B = make([]byte, 0, n+1)
 	}
 	for {
-		if len(b.b) == cap(b.b) {
-			b.b = append(b.b, 0)[:len(b.b)]
+		if len(b.B) == cap(b.B) {
+			b.B = append(b.B, 0)[:len(b.B)]
 		}
-		n, err := r.Read(b.b[len(b.b):cap(b.b)])
-		b.b = b.b[:len(b.b)+n]
+		n, err := r.Read(b.B[len(b.B):cap(b.B)])
+		b.B = b.B[:len(b.B)+n]
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
-			b.free()
+			b.Free()
 			return nil, apierrors.NewBadRequest("read the request's body: " + err.Error())
 		}
 	}
-	if len(b.b) > maxBody {
-		b.free()
+	if len(b.B) > maxBody {
+		b.Free()
 		return nil, apierrors.NewRequestEntityTooLargeError("limit is " + strconv.Itoa(maxBody))
 	}
 	return b, nil
 }
-
-// buffer is a byte slice that is used again.
-type buffer struct{ b []byte }
-
-// keepBuffer is the largest buffer that is kept for use again.
-const keepBuffer = 256 << 10
-
-func (b *buffer) free() {
-	if cap(b.b) <= keepBuffer {
-		buffers.Put(b)
-	}
-}
-
-// Write appends, so that encoders can write into a buffer.
-func (b *buffer) Write(p []byte) (int, error) {
-	b.b = append(b.b, p...)
-	return len(p), nil
-}
-
-// buffers is the one pool of the package: memory for use again, no state.
-var buffers = sync.Pool{New: func() any { return &buffer{b: make([]byte, 0, 4096)} }}
 
 // manager is the name under which the request's changes are recorded: asked for, or the first word of the client's name.
 func (rq *request) manager(asked string) string {
@@ -199,3 +177,13 @@ func key(k *kinds.Kind, namespace, name string) store.Key {
 
 // dryRun says whether options ask for nothing to be stored.
 func dryRun(o []string) bool { return len(o) == 1 && o[0] == metav1.DryRunAll }
+
+// pretty says whether JSON is to be indented: asked for, or read by a person through curl, wget or a browser.
+func (rq *request) pretty() bool {
+	if p := rq.values().Get("pretty"); p != "" {
+		on, err := strconv.ParseBool(p)
+		return err == nil && on
+	}
+	agent := rq.r.UserAgent()
+	return strings.HasPrefix(agent, "curl") || strings.HasPrefix(agent, "Wget") || strings.HasPrefix(agent, "Mozilla/5.0")
+}

@@ -6,12 +6,11 @@ import (
 	"strconv"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/kebernetes/kebernetes/apiserver/discovery"
 	"github.com/kebernetes/kebernetes/auth"
-	"github.com/kebernetes/kebernetes/kinds"
 )
 
 // route is what a request's path and method ask for, read as
@@ -213,7 +212,7 @@ func (rq *request) dispatch() error {
 	if rq.subresource != "" {
 		return rq.dispatchSubresource()
 	}
-	if !allows(verbsOf(rq.kind), rq.verb) || (rq.kind.Namespaced && rq.namespace == "" && rq.verb != "list" && rq.verb != "watch") {
+	if !allows(discovery.Verbs(rq.kind), rq.verb) || (rq.kind.Namespaced && rq.namespace == "" && rq.verb != "list" && rq.verb != "watch") {
 		return methodNotAllowed()
 	}
 	if rq.legacyWatch {
@@ -287,16 +286,6 @@ func (rq *request) part() error {
 		return rq.patch()
 	}
 	return methodNotAllowed()
-}
-
-// standardVerbs are the verbs of a kind that names none.
-var standardVerbs = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
-
-func verbsOf(k *kinds.Kind) metav1.Verbs {
-	if k.Verbs == nil {
-		return standardVerbs
-	}
-	return k.Verbs
 }
 
 func allows(verbs []string, verb string) bool {

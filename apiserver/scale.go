@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
@@ -39,8 +40,8 @@ func (rq *request) scale() error {
 	if err != nil {
 		return err
 	}
-	if m.shape != shapeObject {
-		return &notAcceptable
+	if m.Shape != wire.Objects {
+		return &wire.NotAcceptable
 	}
 	return rq.answerObject(http.StatusOK, scaleOf(rq.kind, item.Object), scaleKind, m)
 }
@@ -74,7 +75,7 @@ func (rq *request) patchScale() (*store.Item, error) {
 		return nil, err
 	}
 	w := rq.writeOf(o.FieldManager, o.DryRun)
-	if p.typ == types.ApplyYAMLPatchType {
+	if p.Type == types.ApplyYAMLPatchType {
 		return rq.applyScale(w, p, o.Force != nil && *o.Force)
 	}
 	return rq.s.setScale(rq, w, func(current *store.Item) (*autoscalingv1.Scale, error) {
@@ -85,7 +86,7 @@ func (rq *request) patchScale() (*store.Item, error) {
 			return nil, err
 		}
 		sc := &autoscalingv1.Scale{}
-		return sc, p.applyTo(j, sc, scaleKind)
+		return sc, p.Apply(j, sc, scaleKind)
 	})
 }
 
@@ -123,8 +124,8 @@ func (s *Server) scaleWrite(w *write) *write {
 }
 
 // applyScale applies a Scale: the replica count becomes the manager's.
-func (rq *request) applyScale(w *write, p *patch, force bool) (*store.Item, error) {
-	intent, err := p.intent()
+func (rq *request) applyScale(w *write, p *wire.Patch, force bool) (*store.Item, error) {
+	intent, err := p.Intent()
 	if err != nil {
 		return nil, err
 	}

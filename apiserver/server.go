@@ -16,6 +16,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/apiserver/addresses"
+	"github.com/kebernetes/kebernetes/apiserver/fields"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
@@ -85,8 +87,8 @@ type Options struct {
 type Server struct {
 	Options
 	handler   handler
-	fields    *fieldManagers
-	addresses *addresses
+	fields    *fields.Managers
+	addresses *addresses.Pool
 	limits    *limits
 	metrics   *metrics
 	started   chan struct{} // closed once the bootstrap objects exist
@@ -119,8 +121,8 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{Options: o, limits: newLimits(), metrics: newMetrics(o.Registerer), started: make(chan struct{})}
 	s.stop, s.halt = context.WithCancel(context.Background())
-	s.fields = newFieldManagers(o.Table)
-	s.addresses = newAddresses(o.Store, o.ServiceCIDR, o.NodePorts)
+	s.fields = fields.New()
+	s.addresses = addresses.New(o.Store, o.ServiceCIDR, o.NodePorts)
 	s.handler = chain(s.serve, s.filters())
 	return s, nil
 }

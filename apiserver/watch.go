@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kebernetes/kebernetes/apiserver/view"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -24,23 +26,14 @@ const (
 	bookmarkBeforeEnd = 2 * time.Second
 )
 
-// The types of events as they go over the wire.
-const (
-	added    = "ADDED"
-	modified = "MODIFIED"
-	removed  = "DELETED"
-	bookmark = "BOOKMARK"
-	failed   = "ERROR"
-)
-
 // watcher is one open watch.
 type watcher struct {
 	rq        *request
 	cursor    *store.Watch
-	selection selection
+	selection view.Selection
 	namespace string
-	frames    frames
-	buf       *buffer
+	frames    wire.Frames
+	buf       *wire.Buffer
 	bookmarks bool
 	revision  int64
 }
@@ -58,17 +51,22 @@ func (rq *request) watch() error {
 	if rq.legacyWatch && rq.name != "" && o.FieldSelector == "" {
 		o.FieldSelector = "metadata.name=" + rq.name
 	}
-	sel, err := newSelection(rq.kind, o.LabelSelector, o.FieldSelector)
+	sel, err := view.Select(rq.kind, o.LabelSelector, o.FieldSelector)
 	if err != nil {
 		return err
 	}
-	w := &watcher{rq: rq, selection: sel, bookmarks: o.AllowWatchBookmarks, buf: buffers.Get().(*buffer)}
-	w.buf.b = w.buf.b[:0]
-	defer func() { w.buf.free() }()
+	w := &watcher{rq: rq, selection: sel, bookmarks: o.AllowWatchBookmarks, buf: wire.GetBuffer()}
+	defer w.buf.Free()
 	if rq.kind.Namespaced {
 		w.namespace = rq.namespace
 	}
-	if w.frames, err = rq.newFrames(m); err != nil {
+	var table *wire.Table
+	if m.Shape == wire.Tables {
+		if table, err = rq.newTable(m); err != nil {
+			return err
+		}
+	}
+	if w.frames, err = wire.NewFrames(rq.kind, rq.served, m, table, rq.s.Now); err != nil {
 		return err
 	}
 	initial, err := w.open(&o)
@@ -77,9 +75,9 @@ func (rq *request) watch() error {
 	}
 	ctx, cancel := rq.watchContext(o.TimeoutSeconds)
 	defer cancel()
-	contentType := typeJSON
-	if m.format == formatProtobuf {
-		contentType = typeProtobufWatch
+	contentType := wire.TypeJSON
+	if m.Format == wire.Protobuf {
+		contentType = wire.TypeProtobufWatch
 	}
 	rq.head(http.StatusOK, contentType, -1)
 	rq.flush()
@@ -100,7 +98,7 @@ func (rq *request) watchContext(seconds *int64) (context.Context, context.Cancel
 
 // open places the cursor. It returns the present objects when the watch begins with them
 // (https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-watch).
-func (w *watcher) open(o *metav1.ListOptions) (*view, error) {
+func (w *watcher) open(o *metav1.ListOptions) (*view.View, error) {
 	s, resource := w.rq.s, w.rq.kind.StorageResource().String()
 	rv, err := parseVersion(o.ResourceVersion)
 	if err != nil {
@@ -114,12 +112,12 @@ func (w *watcher) open(o *metav1.ListOptions) (*view, error) {
 		}
 		return nil, err
 	}
-	v := s.viewNow(resource)
-	if rv > v.revision {
-		return nil, tooLarge(rv, v.revision)
+	v := view.Now(s.Store, resource)
+	if rv > v.Revision() {
+		return nil, tooLarge(rv, v.Revision())
 	}
-	w.revision = v.revision
-	if w.cursor, err = s.Store.Watch(resource, v.revision); err != nil {
+	w.revision = v.Revision()
+	if w.cursor, err = s.Store.Watch(resource, v.Revision()); err != nil {
 		return nil, err
 	}
 	if o.SendInitialEvents != nil && !*o.SendInitialEvents {
@@ -129,7 +127,7 @@ func (w *watcher) open(o *metav1.ListOptions) (*view, error) {
 }
 
 // run sends the present objects, if any, and then events until ctx is done.
-func (w *watcher) run(ctx context.Context, initial *view, announceEnd bool) {
+func (w *watcher) run(ctx context.Context, initial *view.View, announceEnd bool) {
 	if initial != nil && !w.sendInitial(initial) {
 		return
 	}
@@ -188,16 +186,16 @@ func (w *watcher) next(ctx context.Context) ([]store.Event, int64, error) {
 	return events, revision, err
 }
 
-func (w *watcher) sendInitial(v *view) bool {
-	for item := range v.list(w.namespace, store.Key{}) {
-		if !w.selection.matches(item.Object) {
+func (w *watcher) sendInitial(v *view.View) bool {
+	for item := range v.List(w.namespace, store.Key{}) {
+		if !w.selection.Matches(item.Object) {
 			continue
 		}
-		if err := w.append(added, item); err != nil {
+		if err := w.append(wire.Added, item); err != nil {
 			w.fail(err)
 			return false
 		}
-		if len(w.buf.b) >= streamPiece && !w.send() {
+		if len(w.buf.B) >= streamPiece && !w.send() {
 			return false
 		}
 	}
@@ -207,23 +205,23 @@ func (w *watcher) sendInitial(v *view) bool {
 // event appends what a change looks like through the selection: an object that begins to match is added, one that no
 // longer does is deleted.
 func (w *watcher) event(e *store.Event) error {
-	if w.namespace != "" && e.Item.Key.Namespace != w.namespace || w.selection.name != "" && e.Item.Key.Name != w.selection.name {
+	if w.namespace != "" && e.Item.Key.Namespace != w.namespace || w.selection.Name != "" && e.Item.Key.Name != w.selection.Name {
 		return nil
 	}
-	was := e.Prev != nil && w.selection.matches(e.Prev.Object)
-	is := e.Type == store.Put && w.selection.matches(e.Item.Object)
+	was := e.Prev != nil && w.selection.Matches(e.Prev.Object)
+	is := e.Type == store.Put && w.selection.Matches(e.Item.Object)
 	switch {
 	case is && was:
-		return w.append(modified, e.Item)
+		return w.append(wire.Modified, e.Item)
 	case is:
-		return w.append(added, e.Item)
+		return w.append(wire.Added, e.Item)
 	case !was:
 		return nil
 	case e.Type == store.Delete:
-		return w.append(removed, e.Item)
+		return w.append(wire.Deleted, e.Item)
 	}
 	// The object left the selection: tell its last state that matched, under the version at which it left.
-	return w.append(removed, departed(e))
+	return w.append(wire.Deleted, departed(e))
 }
 
 // departed is the state of an object when it left a selection. The object's version must be that of the event, so that a
@@ -235,32 +233,32 @@ func departed(e *store.Event) *store.Item {
 }
 
 func (w *watcher) append(typ string, item *store.Item) (err error) {
-	w.buf.b, err = w.frames.event(w.buf.b, typ, item)
-	if len(w.buf.b) >= streamPiece {
+	w.buf.B, err = w.frames.Event(w.buf.B, typ, item)
+	if len(w.buf.B) >= streamPiece {
 		w.write()
 	}
 	return err
 }
 
 func (w *watcher) sendBookmark(initialEnd bool) {
-	w.buf.b = w.frames.bookmark(w.buf.b, w.revision, initialEnd)
+	w.buf.B = w.frames.Bookmark(w.buf.B, w.revision, initialEnd)
 }
 
 // fail ends the watch with an event that says why.
 func (w *watcher) fail(err error) {
-	w.buf.b = w.frames.error(w.buf.b, status(err))
+	w.buf.B = w.frames.Error(w.buf.B, status(err))
 	w.send()
 }
 
 func (w *watcher) write() bool {
-	_, err := w.rq.w.Write(w.buf.b)
-	w.buf.b = w.buf.b[:0]
+	_, err := w.rq.w.Write(w.buf.B)
+	w.buf.B = w.buf.B[:0]
 	return err == nil
 }
 
 // send sends what has been gathered. It returns false when the client is gone.
 func (w *watcher) send() bool {
-	if len(w.buf.b) > 0 && !w.write() {
+	if len(w.buf.B) > 0 && !w.write() {
 		return false
 	}
 	w.rq.flush()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/kebernetes/kebernetes/admission"
+	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/kinds/meta"
@@ -79,7 +79,7 @@ func (s *Server) trackFields(w *write, live, obj kinds.Object) (kinds.Object, er
 	if w.manager == "" || w.unlocked {
 		return obj, nil
 	}
-	m, err := s.fields.manager(w.kind, w.served, w.sub)
+	m, err := s.fields.For(w.kind, w.served, w.sub)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +195,7 @@ func (s *Server) modifyOnce(ctx context.Context, w *write, item *store.Item, f c
 	if unchanged(w.kind, obj, item) {
 		return item, false, nil
 	}
-	release, err := s.addresses.update(w.kind, w.sub, obj, current, w.dryRun)
+	release, err := s.addresses.Update(w.kind, w.sub, obj, current, w.dryRun)
 	if err != nil {
 		return nil, false, err
 	}
@@ -321,12 +321,12 @@ func (w *write) warnings(obj, current kinds.Object) {
 // unchanged says whether an update leaves an object as it is, in the form that is stored: then it keeps its version, and
 // nobody hears of it.
 func unchanged(k *kinds.Kind, obj kinds.Object, item *store.Item) bool {
-	m, ok := obj.(protoMessage)
+	m, ok := obj.(wire.Message)
 	if !ok {
 		return apiequality.Semantic.DeepEqual(obj, item.Object)
 	}
-	fm := newForm(k, k.Storage(), formatProtobuf)
-	was, err := fm.bare(item)
+	fm := wire.NewForm(k, k.Storage(), wire.Protobuf)
+	was, err := fm.Bare(item)
 	if err != nil {
 		return false
 	}
@@ -334,26 +334,13 @@ func unchanged(k *kinds.Kind, obj kinds.Object, item *store.Item) bool {
 	now := obj.GetManagedFields()
 	if kept := withTimes(now, item.Object.GetManagedFields()); kept != nil {
 		obj.SetManagedFields(kept)
-		if encodesTo(m, was) {
+		if wire.EncodesTo(m, was) {
 			return true
 		}
 		obj.SetManagedFields(now)
 		return false
 	}
-	return encodesTo(m, was)
-}
-
-// encodesTo says whether a message encodes to the bytes given.
-func encodesTo(m protoMessage, want []byte) bool {
-	size := m.Size()
-	if size != len(want) {
-		return false
-	}
-	b := buffers.Get().(*buffer)
-	defer b.free()
-	b.b = slices.Grow(b.b[:0], size)[:size]
-	n, err := m.MarshalToSizedBuffer(b.b)
-	return err == nil && bytes.Equal(b.b[:n], want)
+	return wire.EncodesTo(m, was)
 }
 
 // withTimes returns managed fields with the times that they had before, when the times are all that differs; else nil.

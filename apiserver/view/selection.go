@@ -1,4 +1,4 @@
-package apiserver
+package view
 
 import (
 	"fmt"
@@ -12,18 +12,18 @@ import (
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// selection is what a list or watch shows of a kind. The zero selection shows all.
-type selection struct {
+// Selection is what a list or watch shows of a kind. The zero Selection shows all.
+type Selection struct {
 	kind   *kinds.Kind
 	labels labels.Selector // nil matches all
 	fields fields.Selector // nil matches all
-	// name is the one name that the field selector allows, if it allows but one.
-	name string
+	// Name is the one name that the field selector allows, if it allows but one.
+	Name string
 }
 
-// newSelection parses the selectors of a request for kind k.
-func newSelection(k *kinds.Kind, labelSelector, fieldSelector string) (selection, error) {
-	sel := selection{kind: k}
+// Select parses the selectors of a request for kind k.
+func Select(k *kinds.Kind, labelSelector, fieldSelector string) (Selection, error) {
+	sel := Selection{kind: k}
 	if labelSelector != "" {
 		l, err := labels.Parse(labelSelector)
 		if err != nil {
@@ -50,7 +50,7 @@ func newSelection(k *kinds.Kind, labelSelector, fieldSelector string) (selection
 	}
 	sel.fields = f
 	if name, ok := f.RequiresExactMatch("metadata.name"); ok {
-		sel.name = name
+		sel.Name = name
 		if len(f.Requirements()) == 1 {
 			sel.fields = nil
 		}
@@ -68,12 +68,12 @@ func knownField(k *kinds.Kind, label string) error {
 	return apierrors.NewBadRequest("field label not supported: " + label)
 }
 
-// all says whether the selection leaves nothing out.
-func (sel *selection) all() bool { return sel.labels == nil && sel.fields == nil && sel.name == "" }
+// All says whether the selection leaves nothing out.
+func (sel *Selection) All() bool { return sel.labels == nil && sel.fields == nil && sel.Name == "" }
 
-// matches says whether an object is shown.
-func (sel *selection) matches(obj store.Object) bool {
-	if sel.name != "" && obj.GetName() != sel.name {
+// Matches says whether an object is shown.
+func (sel *Selection) Matches(obj store.Object) bool {
+	if sel.Name != "" && obj.GetName() != sel.Name {
 		return false
 	}
 	if sel.labels != nil && !sel.labels.Matches(labels.Set(obj.GetLabels())) {

@@ -1,4 +1,6 @@
-package apiserver
+// Package fields keeps metadata.managedFields: who owns which field of an object, so that server-side apply can merge what
+// several managers want. Only apiserver imports it.
+package fields
 
 import (
 	"bytes"
@@ -18,6 +20,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	smdschema "sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
+	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/kebernetes/kebernetes/kinds"
 )
@@ -42,9 +45,8 @@ func loadMergeSchema() (*smdschema.Schema, error) {
 	return s, nil
 }
 
-// fieldManagers keep metadata.managedFields, one manager for each kind, version and subresource that was written to.
-type fieldManagers struct {
-	table  *kinds.Table
+// Managers hold a manager of fields for each kind, version and subresource that was written to.
+type Managers struct {
 	schema func() (*smdschema.Schema, error)
 
 	mu       sync.RWMutex
@@ -56,12 +58,13 @@ type managerKey struct {
 	subresource string
 }
 
-func newFieldManagers(t *kinds.Table) *fieldManagers {
-	return &fieldManagers{table: t, schema: sync.OnceValues(loadMergeSchema), managers: map[managerKey]*managedfields.FieldManager{}}
+// New returns managers that know no kind yet.
+func New() *Managers {
+	return &Managers{schema: sync.OnceValues(loadMergeSchema), managers: map[managerKey]*managedfields.FieldManager{}}
 }
 
-// manager returns the manager for writes to a kind in a version, or to a subresource of it.
-func (f *fieldManagers) manager(k *kinds.Kind, v *kinds.Version, sub *kinds.Subresource) (*managedfields.FieldManager, error) {
+// For returns the manager for writes to a kind in a version, or to a subresource of it.
+func (f *Managers) For(k *kinds.Kind, v *kinds.Version, sub *kinds.Subresource) (*managedfields.FieldManager, error) {
 	mk := managerKey{version: v}
 	reset := k.ResetFields
 	if sub != nil {
@@ -77,9 +80,9 @@ func (f *fieldManagers) manager(k *kinds.Kind, v *kinds.Version, sub *kinds.Subr
 	if err != nil {
 		return nil, err
 	}
-	row := &fieldsOfRow{kind: k, schema: s}
+	row := newFieldsOfRow(k, s)
 	gvk := schema.GroupVersionKind{Group: k.Group, Version: v.Name, Kind: k.Kind}
-	hub := storageVersion(k)
+	hub := StorageVersion(k)
 	if _, free := v.New().(runtime.Unstructured); free {
 		m, err = managedfields.NewDefaultCRDFieldManager(managedfields.NewDeducedTypeConverter(), row, row, row, gvk, hub, mk.subresource, resetFilters(k, reset))
 	} else {
@@ -94,8 +97,8 @@ func (f *fieldManagers) manager(k *kinds.Kind, v *kinds.Version, sub *kinds.Subr
 	return m, nil
 }
 
-// storageVersion is the group and version of the kind's objects in memory.
-func storageVersion(k *kinds.Kind) schema.GroupVersion {
+// StorageVersion is the group and version of the kind's objects in memory.
+func StorageVersion(k *kinds.Kind) schema.GroupVersion {
 	group := k.Group
 	if k.StoredAs != nil {
 		group = k.StoredAs.Group
@@ -129,6 +132,34 @@ func resetFilters(k *kinds.Kind, reset map[string][]string) map[fieldpath.APIVer
 type fieldsOfRow struct {
 	kind   *kinds.Kind
 	schema *smdschema.Schema
+	// types are the Go types of the kind's versions and of its storage, with what the merge schema says of them.
+	types map[reflect.Type]rowType
+}
+
+// rowType is one Go type of a row; version is nil for the storage type of another row.
+type rowType struct {
+	version *kinds.Version
+	merge   typed.ParseableType
+}
+
+func newFieldsOfRow(k *kinds.Kind, s *smdschema.Schema) *fieldsOfRow {
+	f := &fieldsOfRow{kind: k, schema: s, types: map[reflect.Type]rowType{}}
+	add := func(v, as *kinds.Version) {
+		t := reflect.TypeOf(v.New())
+		f.types[t] = rowType{as, typed.ParseableType{Schema: s, TypeRef: smdschema.TypeRef{NamedType: mergeName(t)}}}
+	}
+	add(k.Storage(), nil)
+	for i := range k.Versions {
+		add(&k.Versions[i], &k.Versions[i])
+	}
+	return f
+}
+
+// mergeName is what the merge schema calls a Go type: k8s.io/api/apps/v1.Deployment is io.k8s.api.apps.v1.Deployment there.
+func mergeName(t reflect.Type) *string {
+	t = t.Elem()
+	name := "io." + strings.ReplaceAll(strings.Replace(t.PkgPath(), "k8s.io/", "k8s.", 1), "/", ".") + "." + t.Name()
+	return &name
 }
 
 var (
@@ -143,16 +174,22 @@ func (f *fieldsOfRow) ObjectToTyped(obj runtime.Object, opts ...typed.Validation
 		if v == nil {
 			return nil, fmt.Errorf("no type of %s", u.GroupVersionKind())
 		}
-		return f.parseable(v.New()).FromUnstructured(u.UnstructuredContent(), opts...)
+		return f.types[reflect.TypeOf(v.New())].merge.FromUnstructured(u.UnstructuredContent(), opts...)
 	}
-	return f.parseable(obj).FromStructured(obj, opts...)
-}
-
-// parseable finds the schema of a Go type: k8s.io/api/apps/v1.Deployment is io.k8s.api.apps.v1.Deployment there.
-func (f *fieldsOfRow) parseable(obj runtime.Object) typed.ParseableType {
-	t := reflect.TypeOf(obj).Elem()
-	name := "io." + strings.ReplaceAll(strings.Replace(t.PkgPath(), "k8s.io/", "k8s.", 1), "/", ".") + "." + t.Name()
-	return typed.ParseableType{Schema: f.schema, TypeRef: smdschema.TypeRef{NamedType: &name}}
+	t, ok := f.types[reflect.TypeOf(obj)]
+	if !ok {
+		return nil, fmt.Errorf("no type of %T", obj)
+	}
+	if len(opts) == 0 {
+		return t.merge.FromStructured(obj)
+	}
+	// Options only relax the check that the value fits the schema, and a Go object does by its type. The check would cost
+	// as much as all the rest of keeping managed fields.
+	v, err := value.NewValueReflect(obj)
+	if err != nil {
+		return nil, err
+	}
+	return typed.AsTypedUnvalidated(v, f.schema, t.merge.TypeRef), nil
 }
 
 // TypedToObject is the way back.
@@ -179,7 +216,7 @@ func (f *fieldsOfRow) ConvertToVersion(in runtime.Object, target runtime.GroupVe
 			return f.convert(obj, from, v, gvk)
 		}
 	}
-	storage := storageVersion(f.kind).WithKind(f.kind.Kind)
+	storage := StorageVersion(f.kind).WithKind(f.kind.Kind)
 	if _, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{storage}); ok {
 		return f.convert(obj, from, f.kind.Storage(), storage)
 	}
@@ -205,13 +242,7 @@ func (f *fieldsOfRow) typed(in runtime.Object) (kinds.Object, error) {
 
 // versionOf finds the version that an object's Go type is of; nil for the storage version of another row.
 func (f *fieldsOfRow) versionOf(obj kinds.Object) *kinds.Version {
-	t := reflect.TypeOf(obj)
-	for i := range f.kind.Versions {
-		if reflect.TypeOf(f.kind.Versions[i].New()) == t {
-			return &f.kind.Versions[i]
-		}
-	}
-	return nil
+	return f.types[reflect.TypeOf(obj)].version
 }
 
 func (f *fieldsOfRow) convert(obj kinds.Object, from, to *kinds.Version, gvk schema.GroupVersionKind) (runtime.Object, error) {

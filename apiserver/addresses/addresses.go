@@ -1,4 +1,5 @@
-package apiserver
+// Package addresses hands out the cluster IPs and node ports of Services. Only apiserver imports it.
+package addresses
 
 import (
 	"context"
@@ -10,15 +11,16 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// addresses hands out the cluster IPs and node ports of Services. What is taken follows from the Services in the store,
-// read as a feed, and from the writes under way; nothing of it is stored, so nothing can leak in a crash.
-type addresses struct {
+// Pool hands out the cluster IPs and node ports of Services. What is taken follows from the Services in the store, read as a
+// feed, and from the writes under way; nothing of it is stored, so nothing can leak in a crash. Safe for concurrent use.
+type Pool struct {
 	reader store.Reader
 	cidr   netip.Prefix
 	first  int32 // node ports
@@ -30,8 +32,9 @@ type addresses struct {
 	ports  map[int32]int
 }
 
-func newAddresses(r store.Reader, cidr netip.Prefix, ports [2]int32) *addresses {
-	return &addresses{reader: r, cidr: cidr.Masked(), first: ports[0], last: ports[1]}
+// New returns the pool of a range of cluster IPs, and of the node ports from the first to the last.
+func New(r store.Reader, cidr netip.Prefix, ports [2]int32) *Pool {
+	return &Pool{reader: r, cidr: cidr.Masked(), first: ports[0], last: ports[1]}
 }
 
 const servicesResource = "services"
@@ -40,26 +43,26 @@ func isService(k *kinds.Kind) bool { return k.Group == "" && k.Resource == servi
 
 func nothing() {}
 
-// create gives a new Service what it lacks, and checks what it asks for. release must be called once the write is done or
+// Create gives a new Service what it lacks, and checks what it asks for. release must be called once the write is done or
 // has failed. In a dry run nothing is held.
-func (a *addresses) create(k *kinds.Kind, obj kinds.Object, dry bool) (release func(), err error) {
+func (a *Pool) Create(k *kinds.Kind, obj kinds.Object, dry bool) (release func(), err error) {
 	if !isService(k) {
 		return nothing, nil
 	}
 	return a.assign(obj.(*corev1.Service), nil, dry)
 }
 
-// update is create for an update: what the Service has already is its own.
-func (a *addresses) update(k *kinds.Kind, sub *kinds.Subresource, obj, current kinds.Object, dry bool) (release func(), err error) {
+// Update is Create for an update: what the Service has already is its own.
+func (a *Pool) Update(k *kinds.Kind, sub *kinds.Subresource, obj, current kinds.Object, dry bool) (release func(), err error) {
 	if !isService(k) || sub != nil {
 		return nothing, nil
 	}
 	return a.assign(obj.(*corev1.Service), current.(*corev1.Service), dry)
 }
 
-func (a *addresses) assign(s, old *corev1.Service, dry bool) (func(), error) {
+func (a *Pool) assign(s, old *corev1.Service, dry bool) (func(), error) {
 	if errs := a.defaultFamilies(s); len(errs) > 0 {
-		return nil, invalid(serviceKind, s.Name, errs)
+		return nil, apierrors.NewInvalid(serviceKind, s.Name, errs)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -76,7 +79,7 @@ func (a *addresses) assign(s, old *corev1.Service, dry bool) (func(), error) {
 	}
 	if len(errs) > 0 {
 		c.undo()
-		return nil, invalid(serviceKind, s.Name, errs)
+		return nil, apierrors.NewInvalid(serviceKind, s.Name, errs)
 	}
 	if dry {
 		c.undo()
@@ -115,7 +118,7 @@ func holdings(s *corev1.Service) held {
 	return h
 }
 
-func (a *addresses) count(s *corev1.Service, by int) {
+func (a *Pool) count(s *corev1.Service, by int) {
 	h := holdings(s)
 	if h.ip.IsValid() {
 		bump(a.ips, h.ip, by)
@@ -132,7 +135,7 @@ func bump[K comparable](m map[K]int, k K, by int) {
 }
 
 // catchUp reads what happened to Services since the last time. The caller holds the lock.
-func (a *addresses) catchUp() error {
+func (a *Pool) catchUp() error {
 	done, cancel := context.WithCancel(context.Background())
 	cancel() // what is published can be read without waiting
 	for a.cursor != nil {
@@ -167,7 +170,7 @@ func (a *addresses) catchUp() error {
 
 // claim is what one write takes, until it is stored or has failed.
 type claim struct {
-	a     *addresses
+	a     *Pool
 	own   held // by the Service before the write
 	ip    netip.Addr
 	ports []int32
@@ -307,7 +310,7 @@ func (c *claim) healthPort(s *corev1.Service) field.ErrorList {
 }
 
 // usable says whether an address is in the range, and neither its first, which names the network, nor an IPv4 range's last.
-func (a *addresses) usable(ip netip.Addr) bool {
+func (a *Pool) usable(ip netip.Addr) bool {
 	return a.cidr.Contains(ip) && ip != a.cidr.Addr() && (ip.Is6() || a.cidr.Contains(ip.Next()))
 }
 
@@ -320,7 +323,7 @@ const (
 )
 
 // freeIP draws a free address.
-func (a *addresses) freeIP() (netip.Addr, bool) {
+func (a *Pool) freeIP() (netip.Addr, bool) {
 	bits := a.cidr.Addr().BitLen() - a.cidr.Bits()
 	size := uint64(1) << min(bits, 32)
 	band := min(max(ipBandLeast, size/16), ipBandMost)
@@ -328,14 +331,14 @@ func (a *addresses) freeIP() (netip.Addr, bool) {
 		band = 1
 	}
 	free := func(n uint64) bool {
-		ip := a.nth(n)
+		ip := a.Nth(n)
 		return a.usable(ip) && a.ips[ip] == 0
 	}
 	n, ok := draw(band, size-band, free)
 	if !ok {
 		n, ok = draw(1, band, free)
 	}
-	return a.nth(n), ok
+	return a.Nth(n), ok
 }
 
 // draw finds an n in [from, from+count) that is free, beginning at a random one.
@@ -352,8 +355,8 @@ func draw(from, count uint64, free func(uint64) bool) (uint64, bool) {
 	return 0, false
 }
 
-// nth is the nth address of the range.
-func (a *addresses) nth(n uint64) netip.Addr {
+// Nth is the nth address of the range.
+func (a *Pool) Nth(n uint64) netip.Addr {
 	b := a.cidr.Addr().As16()
 	low := binary.BigEndian.Uint64(b[8:])
 	binary.BigEndian.PutUint64(b[8:], low+n)
@@ -365,7 +368,7 @@ func (a *addresses) nth(n uint64) netip.Addr {
 }
 
 // freePort draws a free node port.
-func (a *addresses) freePort() (int32, bool) {
+func (a *Pool) freePort() (int32, bool) {
 	size := uint64(a.last-a.first) + 1
 	band := min(max(portBandLeast, size/32), portBandMost)
 	if size <= portBandLeast {
@@ -382,7 +385,7 @@ func (a *addresses) freePort() (int32, bool) {
 var serviceKind = corev1.SchemeGroupVersion.WithKind("Service").GroupKind()
 
 // defaultFamilies fills in the address families of a Service, and refuses those that the range does not have.
-func (a *addresses) defaultFamilies(s *corev1.Service) field.ErrorList {
+func (a *Pool) defaultFamilies(s *corev1.Service) field.ErrorList {
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
 		return nil
 	}
@@ -423,7 +426,7 @@ func opposite(f corev1.IPFamily) corev1.IPFamily {
 }
 
 // singleFamily holds a Service to the one family of the range.
-func (a *addresses) singleFamily(s *corev1.Service, have corev1.IPFamily) (errs field.ErrorList) {
+func (a *Pool) singleFamily(s *corev1.Service, have corev1.IPFamily) (errs field.ErrorList) {
 	if p := s.Spec.IPFamilyPolicy; p != nil && *p == corev1.IPFamilyPolicyRequireDualStack {
 		errs = append(errs, field.Invalid(specPath.Child("ipFamilyPolicy"), *p, "this cluster is not configured for dual-stack services"))
 	}

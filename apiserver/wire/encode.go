@@ -1,13 +1,12 @@
-package apiserver
+package wire
 
 import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
+	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -16,12 +15,12 @@ import (
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// form is how one served version of a kind is encoded in one format. Encodings are cached in the items, bare: without
+// Form is how one served version of a kind is encoded in one format. Encodings are cached in the items, bare: without
 // apiVersion and kind, as they stand in lists. What stands around them is put there when they are sent.
-type form struct {
+type Form struct {
 	kind    *kinds.Kind
 	version *kinds.Version
-	format  format
+	format  Format
 	// cacheKey is the key of the bare encoding in an item.
 	cacheKey uint8
 }
@@ -32,11 +31,12 @@ const (
 	cachePartial = 1 << 7
 )
 
-func newForm(k *kinds.Kind, v *kinds.Version, f format) form {
-	if f == formatYAML {
-		f = formatJSON
+// NewForm returns the form of a served version of a kind.
+func NewForm(k *kinds.Kind, v *kinds.Version, f Format) Form {
+	if f == YAML {
+		f = JSON
 	}
-	fm := form{kind: k, version: v, format: f, cacheKey: uint8(f)}
+	fm := Form{kind: k, version: v, format: f, cacheKey: uint8(f)}
 	for i := range k.Versions {
 		if &k.Versions[i] == v {
 			fm.cacheKey |= uint8(i&15) << 2
@@ -49,20 +49,20 @@ func newForm(k *kinds.Kind, v *kinds.Version, f format) form {
 }
 
 // apiVersion is the version as objects name it: "apps/v1".
-func (fm *form) apiVersion() string {
+func (fm *Form) apiVersion() string {
 	if fm.kind.Group == "" {
 		return fm.version.Name
 	}
 	return fm.kind.Group + "/" + fm.version.Name
 }
 
-// bare is the cached encoding of an item.
-func (fm *form) bare(item *store.Item) ([]byte, error) {
+// Bare is the cached encoding of an item.
+func (fm *Form) Bare(item *store.Item) ([]byte, error) {
 	return item.Encoding(fm.cacheKey, func() ([]byte, error) { return fm.encode(item.Object) })
 }
 
 // encode encodes an object of the storage type, bare.
-func (fm *form) encode(obj store.Object) ([]byte, error) {
+func (fm *Form) encode(obj store.Object) ([]byte, error) {
 	if fm.version.FromStorage != nil {
 		converted, err := fm.version.FromStorage(obj.DeepCopyObject().(kinds.Object))
 		if err != nil {
@@ -70,10 +70,10 @@ func (fm *form) encode(obj store.Object) ([]byte, error) {
 		}
 		obj = converted
 	}
-	if fm.format == formatProtobuf {
-		m, ok := obj.(protoMessage)
+	if fm.format == Protobuf {
+		m, ok := obj.(Message)
 		if !ok {
-			return nil, &notAcceptable
+			return nil, &NotAcceptable
 		}
 		return m.Marshal()
 	}
@@ -93,9 +93,9 @@ func withoutKind(obj store.Object) runtime.Object {
 	return obj
 }
 
-// object appends the whole of an object, given its bare encoding. Custom resources carry their kind in the encoding.
-func (fm *form) object(out []byte, obj store.Object, bare []byte) []byte {
-	if fm.format == formatProtobuf {
+// Object appends the whole of an object, given its bare encoding. Custom resources carry their kind in the encoding.
+func (fm *Form) Object(out []byte, obj store.Object, bare []byte) []byte {
+	if fm.format == Protobuf {
 		return appendEnvelope(out, fm.apiVersion(), fm.kind.Kind, bare)
 	}
 	if _, free := obj.(runtime.Unstructured); free {
@@ -152,107 +152,63 @@ func uvarintSize(n int) int {
 	return size
 }
 
-// answerItem answers with a stored object.
-func (rq *request) answerItem(code int, item *store.Item, m media) error {
-	if m.shape != shapeObject {
-		return rq.answerShape(code, []*store.Item{item}, metav1.ListMeta{ResourceVersion: item.Object.GetResourceVersion()}, m, false)
-	}
-	fm := newForm(rq.kind, rq.served, m.format)
-	bare, err := fm.bare(item)
-	if err != nil {
-		return err
-	}
-	b := buffers.Get().(*buffer)
-	defer b.free()
-	b.b = fm.object(b.b[:0], item.Object, bare)
-	return rq.answerBytes(code, b, m)
-}
-
-// answerBytes sends what b holds, JSON or protobuf, as the media says.
-func (rq *request) answerBytes(code int, b *buffer, m media) error {
-	if err := finish(b, m); err != nil {
-		return err
-	}
-	rq.head(code, m.format.contentType(), len(b.b))
-	_, _ = rq.w.Write(b.b) // the client that left is nobody's error
-	return nil
-}
-
-// finish turns compact JSON into what was asked for: YAML, indented, or with the line end that upstream sends.
-func finish(b *buffer, m media) error {
+// Finish turns compact JSON into what was asked for: YAML, indented, or with the line end that upstream sends.
+func Finish(b *Buffer, m Media) error {
 	switch {
-	case m.format == formatProtobuf:
-	case m.format == formatYAML:
-		y, err := yaml.JSONToYAML(b.b)
+	case m.Format == Protobuf:
+	case m.Format == YAML:
+		y, err := yaml.JSONToYAML(b.B)
 		if err != nil {
 			return err
 		}
-		b.b = append(b.b[:0], y...)
-	case m.pretty:
+		b.B = append(b.B[:0], y...)
+	case m.Pretty:
 		var out bytes.Buffer
-		if err := json.Indent(&out, b.b, "", "  "); err != nil {
+		if err := json.Indent(&out, b.B, "", "  "); err != nil {
 			return err
 		}
-		b.b = append(b.b[:0], out.Bytes()...)
+		b.B = append(b.B[:0], out.Bytes()...)
 	default:
-		b.b = append(b.b, '\n')
+		b.B = append(b.B, '\n')
 	}
 	return nil
 }
 
-// answerObject answers with an object that is not stored: a Status, a Scale, a review.
-func (rq *request) answerObject(code int, obj runtime.Object, gvk schema.GroupVersionKind, m media) error {
-	b := buffers.Get().(*buffer)
-	defer b.free()
-	b.b = b.b[:0]
-	if err := encodeWhole(b, obj, gvk, m.format); err != nil {
-		return err
-	}
-	return rq.answerBytes(code, b, m)
-}
-
-// encodeWhole appends an object with its kind. The object's own kind is set to gvk.
-func encodeWhole(b *buffer, obj runtime.Object, gvk schema.GroupVersionKind, f format) error {
+// EncodeWhole appends an object with its kind. The object's own kind is set to gvk.
+func EncodeWhole(b *Buffer, obj runtime.Object, gvk schema.GroupVersionKind, f Format) error {
 	obj.GetObjectKind().SetGroupVersionKind(gvk)
-	if f == formatProtobuf {
-		m, ok := obj.(protoMessage)
+	if f == Protobuf {
+		m, ok := obj.(Message)
 		if !ok {
-			return &notAcceptable
+			return &NotAcceptable
 		}
 		raw, err := m.Marshal()
 		if err != nil {
 			return err
 		}
-		b.b = appendEnvelope(b.b, gvk.GroupVersion().String(), gvk.Kind, raw)
+		b.B = appendEnvelope(b.B, gvk.GroupVersion().String(), gvk.Kind, raw)
 		return nil
 	}
 	j, err := json.Marshal(obj)
 	if err != nil {
 		return err
 	}
-	b.b = append(b.b, j...)
+	b.B = append(b.B, j...)
 	return nil
 }
 
-var statusKind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
+// StatusKind is the kind of answers that tell what became of a request.
+var StatusKind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
 
-// answerStatus answers with a Status in whatever format the client reads; JSON when it reads none.
-func (rq *request) answerStatus(code int, st *metav1.Status) {
-	m, err := rq.accept(true)
-	if err != nil {
-		m = media{}
+// EncodesTo says whether a message encodes to the bytes given.
+func EncodesTo(m Message, want []byte) bool {
+	size := m.Size()
+	if size != len(want) {
+		return false
 	}
-	m.shape = shapeObject
-	if err := rq.answerObject(code, st, statusKind, m); err != nil {
-		rq.s.Logger.Error("encode a status", "error", err)
-	}
+	b := GetBuffer()
+	defer b.Free()
+	b.B = slices.Grow(b.B, size)[:size]
+	n, err := m.MarshalToSizedBuffer(b.B)
+	return err == nil && bytes.Equal(b.B[:n], want)
 }
-
-// flush sends what has been written.
-func (rq *request) flush() {
-	if f, ok := rq.w.(interface{ Flush() }); ok {
-		f.Flush()
-	}
-}
-
-var _ io.Writer = (*buffer)(nil)

@@ -1,4 +1,6 @@
-package apiserver
+// Package view says what a list or watch sees of a resource: at which revision, behind which page, through which selectors.
+// Only apiserver imports it.
+package view
 
 import (
 	"context"
@@ -9,9 +11,9 @@ import (
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// view is the state of one resource at one revision, which may lie in the past: then it is the newest state with the
+// View is the state of one resource at one revision, which may lie in the past: then it is the newest state with the
 // changes since taken back, as far as the store remembers them.
-type view struct {
+type View struct {
 	snapshot store.Snapshot
 	resource string
 	revision int64
@@ -20,20 +22,27 @@ type view struct {
 	order []store.Key
 }
 
-// viewNow is the newest state of a resource.
-func (s *Server) viewNow(resource string) *view {
-	snap := s.Store.Snapshot()
-	return &view{snapshot: snap, resource: resource, revision: snap.Revision()}
+// Now is the newest state of a resource.
+func Now(r store.Reader, resource string) *View {
+	snap := r.Snapshot()
+	return &View{snapshot: snap, resource: resource, revision: snap.Revision()}
 }
 
-// viewAt is the state of a resource at a revision. It returns store.ErrCompacted when that is no longer known.
-func (s *Server) viewAt(resource string, revision int64) (*view, error) {
-	snap := s.Store.Snapshot()
-	v := &view{snapshot: snap, resource: resource, revision: revision}
+// Revision is the revision that the view shows.
+func (v *View) Revision() int64 { return v.revision }
+
+// Len is about how many items the resource has.
+func (v *View) Len() int { return v.snapshot.Len(v.resource) }
+
+// At is the state of a resource at a revision. It returns store.ErrCompacted when that is no longer known, store.ErrFuture
+// when it has not been reached.
+func At(r store.Reader, resource string, revision int64) (*View, error) {
+	snap := r.Snapshot()
+	v := &View{snapshot: snap, resource: resource, revision: revision}
 	if revision > snap.Revision() {
-		return nil, tooLarge(revision, snap.Revision())
+		return nil, store.ErrFuture
 	}
-	w, err := s.Store.Watch(resource, revision)
+	w, err := r.Watch(resource, revision)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +66,7 @@ func (s *Server) viewAt(resource string, revision int64) (*view, error) {
 }
 
 // takeBack notes what the objects of some events were before, up to a revision; it returns false once that is reached.
-func (v *view) takeBack(events []store.Event, upTo int64) bool {
+func (v *View) takeBack(events []store.Event, upTo int64) bool {
 	if v.past == nil {
 		v.past = map[store.Key]*store.Item{}
 	}
@@ -80,16 +89,16 @@ func compareKeys(a, b store.Key) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// get returns one item, or nil.
-func (v *view) get(k store.Key) *store.Item {
+// Get returns one item, or nil.
+func (v *View) Get(k store.Key) *store.Item {
 	if item, changed := v.past[k]; changed {
 		return item
 	}
 	return v.snapshot.Get(k)
 }
 
-// list yields the items of a namespace ("" for all) after a key, in order.
-func (v *view) list(namespace string, after store.Key) iter.Seq[*store.Item] {
+// List yields the items of a namespace ("" for all) after a key, in order.
+func (v *View) List(namespace string, after store.Key) iter.Seq[*store.Item] {
 	now := v.snapshot.ListFrom(v.resource, namespace, after)
 	if len(v.past) == 0 {
 		return now
@@ -116,7 +125,7 @@ func (v *view) list(namespace string, after store.Key) iter.Seq[*store.Item] {
 }
 
 // changed lists the items of the past that have changed since, in order.
-func (v *view) changed(namespace string, after store.Key) []*store.Item {
+func (v *View) changed(namespace string, after store.Key) []*store.Item {
 	var out []*store.Item
 	for _, k := range v.order {
 		item := v.past[k]

@@ -1,4 +1,4 @@
-package apiserver
+package wire
 
 import (
 	"bytes"
@@ -7,11 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
@@ -21,48 +19,12 @@ import (
 // protobufMagic starts every protobuf message of the API.
 var protobufMagic = []byte{'k', '8', 's', 0}
 
-// decode reads the request's body into obj, an empty object of the type wanted. Fields that the type does not have are
-// ignored, warned about or refused, as directive (the fieldValidation parameter) says; no directive warns.
-func (rq *request) decode(obj runtime.Object, wanted schema.GroupVersionKind, directive string) error {
-	f, err := rq.contentFormat()
-	if err != nil {
-		return err
-	}
-	b, err := rq.body()
-	if err != nil {
-		return err
-	}
-	defer b.free()
-	strict, err := decodeInto(obj, wanted, b.b, f, directive == metav1.FieldValidationIgnore)
-	if err == nil {
-		err = rightKind(obj, wanted)
-	}
-	if err != nil {
-		return rq.refuseBody(b.b, f, wanted, err)
-	}
-	return rq.fieldValidation(wanted, directive, strict)
-}
-
-// fieldValidation deals with fields that the type does not have, or that the body gave twice.
-func (rq *request) fieldValidation(wanted schema.GroupVersionKind, directive string, strict []error) error {
-	switch {
-	case len(strict) == 0 || directive == metav1.FieldValidationIgnore:
-		return nil
-	case directive == metav1.FieldValidationStrict:
-		return cannotHandle(wanted, wanted, runtime.NewStrictDecodingError(strict))
-	}
-	for _, e := range strict {
-		rq.warn(e.Error())
-	}
-	return nil
-}
-
-// decodeInto decodes data into obj. It returns the faults that only strictness minds, unless lenient.
-func decodeInto(obj runtime.Object, wanted schema.GroupVersionKind, data []byte, f format, lenient bool) (strict []error, err error) {
+// Decode decodes data into obj. It returns the faults that only strictness minds, unless lenient.
+func Decode(obj runtime.Object, wanted schema.GroupVersionKind, data []byte, f Format, lenient bool) (strict []error, err error) {
 	switch f {
-	case formatProtobuf:
+	case Protobuf:
 		return nil, decodeProtobuf(obj, wanted, data)
-	case formatYAML:
+	case YAML:
 		j, err := yaml.YAMLToJSON(data)
 		if err != nil {
 			return nil, errSyntax{err}
@@ -99,8 +61,8 @@ func decodeJSON(obj runtime.Object, data []byte, lenient bool) (strict []error, 
 // errSyntax marks a body that is not even the format it claims to be.
 type errSyntax struct{ error }
 
-// protoMessage is what generated API types can do.
-type protoMessage interface {
+// Message is what generated API types can do.
+type Message interface {
 	Marshal() ([]byte, error)
 	MarshalToSizedBuffer([]byte) (int, error)
 	Size() int
@@ -110,9 +72,9 @@ type protoMessage interface {
 // decodeProtobuf reads the envelope (magic, then k8s.io/apimachinery's runtime.Unknown) and the object in it, without
 // copying the object's bytes.
 func decodeProtobuf(obj runtime.Object, wanted schema.GroupVersionKind, data []byte) error {
-	m, ok := obj.(protoMessage)
+	m, ok := obj.(Message)
 	if !ok {
-		return &unsupportedBody
+		return &UnsupportedBody
 	}
 	data, ok = bytes.CutPrefix(data, protobufMagic)
 	if !ok {
@@ -187,8 +149,8 @@ func eachField(data []byte, f func(number uint64, value []byte)) error {
 	return nil
 }
 
-// rightKind checks that the body was of the kind wanted; one that does not say is.
-func rightKind(obj runtime.Object, wanted schema.GroupVersionKind) error {
+// RightKind checks that the body was of the kind wanted; one that does not say is.
+func RightKind(obj runtime.Object, wanted schema.GroupVersionKind) error {
 	got := obj.GetObjectKind().GroupVersionKind()
 	if (got.Kind == "" || got.Kind == wanted.Kind) && (got.Version == "" || got.GroupVersion() == wanted.GroupVersion()) {
 		return nil
@@ -198,8 +160,8 @@ func rightKind(obj runtime.Object, wanted schema.GroupVersionKind) error {
 
 var errWrongKind = errors.New("wrong kind")
 
-// refuseBody words the refusal of a body as upstream does, by what is wrong with it first: its syntax, its kind, its fields.
-func (rq *request) refuseBody(data []byte, f format, wanted schema.GroupVersionKind, err error) error {
+// Refuse words the refusal of a body as upstream does, by what is wrong with it first: its syntax, its kind, its fields.
+func Refuse(scheme *runtime.Scheme, data []byte, f Format, wanted schema.GroupVersionKind, err error) error {
 	var syntax errSyntax
 	if errors.As(err, &syntax) {
 		return unrecognised(wanted, syntax.error, data)
@@ -209,9 +171,9 @@ func (rq *request) refuseBody(data []byte, f format, wanted schema.GroupVersionK
 		return err
 	}
 	got := wanted
-	if f != formatProtobuf {
+	if f != Protobuf {
 		j := data
-		if f == formatYAML {
+		if f == YAML {
 			j, _ = yaml.YAMLToJSON(data)
 		}
 		var head struct {
@@ -232,21 +194,21 @@ func (rq *request) refuseBody(data []byte, f format, wanted schema.GroupVersionK
 			got.Kind = head.Kind
 		}
 	}
-	return cannotHandle(got, wanted, rq.s.otherKind(got, wanted, data, f, err))
+	return CannotHandle(got, wanted, OtherKind(scheme, got, wanted, data, f, err))
 }
 
-// otherKind says why a body of kind got does not do where wanted was: nobody knows the kind, the fields do not fit it,
+// OtherKind says why a body of kind got does not do where wanted was: nobody knows the kind, the fields do not fit it,
 // or it is simply another.
-func (s *Server) otherKind(got, wanted schema.GroupVersionKind, data []byte, f format, err error) error {
+func OtherKind(scheme *runtime.Scheme, got, wanted schema.GroupVersionKind, data []byte, f Format, err error) error {
 	if got == wanted {
 		return err
 	}
-	obj, newErr := s.Table.Scheme().New(got)
+	obj, newErr := scheme.New(got)
 	if newErr != nil {
 		return newErr
 	}
-	if f != formatProtobuf {
-		if _, err := decodeInto(obj, got, data, f, true); err != nil {
+	if f != Protobuf {
+		if _, err := Decode(obj, got, data, f, true); err != nil {
 			return err
 		}
 	}
@@ -262,7 +224,8 @@ func packageOf(group string) string {
 	return name
 }
 
-func cannotHandle(got, wanted schema.GroupVersionKind, err error) error {
+// CannotHandle is the answer to a body of kind got where wanted was.
+func CannotHandle(got, wanted schema.GroupVersionKind, err error) error {
 	return apierrors.NewBadRequest(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, wanted.Kind, err))
 }
 
@@ -284,14 +247,4 @@ func excerpt(data []byte) string {
 		return string(data) + dots
 	}
 	return hex.EncodeToString(data) + dots
-}
-
-// kindOf is the kind that bodies of the request carry.
-func (rq *request) kindOf() schema.GroupVersionKind {
-	return schema.GroupVersionKind{Group: rq.kind.Group, Version: rq.served.Name, Kind: rq.kind.Kind}
-}
-
-// hasBody says whether the client sent anything.
-func hasBody(r *http.Request) bool {
-	return r.ContentLength != 0 && r.Body != nil && r.Body != http.NoBody
 }

@@ -1,37 +1,49 @@
-package apiserver
+package wire
 
 import (
 	"encoding/binary"
 	"encoding/json"
 	"strconv"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// frames writes the events of a watch in one format. The encodings of the objects are cached in the items, so that all
+// Frames writes the events of a watch in one format. The encodings of the objects are cached in the items, so that all
 // watchers share the work.
-type frames interface {
-	// event appends an event about an object.
-	event(out []byte, typ string, item *store.Item) ([]byte, error)
-	// bookmark appends a bookmark; initialEnd marks the one that ends the initial events.
-	bookmark(out []byte, revision int64, initialEnd bool) []byte
-	// error appends the event that ends a watch.
-	error(out []byte, st *metav1.Status) []byte
+type Frames interface {
+	// Event appends an event about an object.
+	Event(out []byte, typ string, item *store.Item) ([]byte, error)
+	// Bookmark appends a bookmark; initialEnd marks the one that ends the initial events.
+	Bookmark(out []byte, revision int64, initialEnd bool) []byte
+	// Error appends the event that ends a watch.
+	Error(out []byte, st *metav1.Status) []byte
 }
 
-func (rq *request) newFrames(m media) (frames, error) {
+// The types of events.
+const (
+	Added    = "ADDED"
+	Modified = "MODIFIED"
+	Deleted  = "DELETED"
+	bookmark = "BOOKMARK"
+	failed   = "ERROR"
+)
+
+// NewFrames returns the frames of a watch of a kind. Tables print by table, which is nil for other shapes; clock is what
+// ages are counted to.
+func NewFrames(k *kinds.Kind, v *kinds.Version, m Media, table *Table, clock func() time.Time) (Frames, error) {
 	switch {
-	case m.shape == shapeTable && m.format == formatProtobuf:
-		return nil, &notAcceptable
-	case m.shape == shapeTable:
-		t, err := rq.table(m)
-		return &tableFrames{rq: rq, table: t}, err
-	case m.format == formatProtobuf:
-		return &protobufFrames{form: newForm(rq.kind, rq.served, formatProtobuf), partial: m.shape == shapePartial, metaVersion: m.metaVersion}, nil
+	case m.Shape == Tables && m.Format == Protobuf:
+		return nil, &NotAcceptable
+	case m.Shape == Tables:
+		return &tableFrames{table: table, clock: clock}, nil
+	case m.Format == Protobuf:
+		return &protobufFrames{form: NewForm(k, v, Protobuf), partial: m.Shape == Partial, metaVersion: m.MetaVersion}, nil
 	}
-	return &jsonFrames{form: newForm(rq.kind, rq.served, formatJSON), partial: m.shape == shapePartial, metaVersion: m.metaVersion}, nil
+	return &jsonFrames{form: NewForm(k, v, JSON), partial: m.Shape == Partial, metaVersion: m.MetaVersion}, nil
 }
 
 func openEvent(out []byte, typ string) []byte {
@@ -43,7 +55,7 @@ func openEvent(out []byte, typ string) []byte {
 func closeEvent(out []byte) []byte { return append(out, '}', '\n') }
 
 func jsonError(out []byte, st *metav1.Status) []byte {
-	st.Kind, st.APIVersion = statusKind.Kind, statusKind.Version
+	st.Kind, st.APIVersion = StatusKind.Kind, StatusKind.Version
 	j, _ := json.Marshal(st) // a Status always encodes
 	return closeEvent(append(openEvent(out, failed), j...))
 }
@@ -59,24 +71,24 @@ func bookmarkMeta(revision int64, initialEnd bool) []byte {
 }
 
 type jsonFrames struct {
-	form        form
+	form        Form
 	partial     bool
 	metaVersion string
 }
 
-func (f *jsonFrames) event(out []byte, typ string, item *store.Item) ([]byte, error) {
+func (f *jsonFrames) Event(out []byte, typ string, item *store.Item) ([]byte, error) {
 	if f.partial {
 		out, err := appendPartial(openEvent(out, typ), item, f.metaVersion)
 		return closeEvent(out), err
 	}
-	bare, err := f.form.bare(item)
+	bare, err := f.form.Bare(item)
 	if err != nil {
 		return out, err
 	}
-	return closeEvent(f.form.object(openEvent(out, typ), item.Object, bare)), nil
+	return closeEvent(f.form.Object(openEvent(out, typ), item.Object, bare)), nil
 }
 
-func (f *jsonFrames) bookmark(out []byte, revision int64, initialEnd bool) []byte {
+func (f *jsonFrames) Bookmark(out []byte, revision int64, initialEnd bool) []byte {
 	out = openEvent(out, bookmark)
 	if f.partial {
 		out = appendJSON(out, partialKind, metav1.GroupName, f.metaVersion, bookmarkMeta(revision, initialEnd))
@@ -86,25 +98,25 @@ func (f *jsonFrames) bookmark(out []byte, revision int64, initialEnd bool) []byt
 	return closeEvent(out)
 }
 
-func (f *jsonFrames) error(out []byte, st *metav1.Status) []byte { return jsonError(out, st) }
+func (f *jsonFrames) Error(out []byte, st *metav1.Status) []byte { return jsonError(out, st) }
 
 // protobufFrames writes length-prefixed WatchEvent messages: 1 the type, 2 the object as RawExtension, whose field 1 is the
 // object in its envelope.
 type protobufFrames struct {
-	form        form
+	form        Form
 	partial     bool
 	metaVersion string
 }
 
-func (f *protobufFrames) event(out []byte, typ string, item *store.Item) ([]byte, error) {
+func (f *protobufFrames) Event(out []byte, typ string, item *store.Item) ([]byte, error) {
 	if f.partial {
-		raw, err := partialBare(item, formatProtobuf)
+		raw, err := partialBare(item, Protobuf)
 		if err != nil {
 			return out, err
 		}
 		return appendFrame(out, typ, metav1.GroupName+"/"+f.metaVersion, partialKind, raw), nil
 	}
-	raw, err := f.form.bare(item)
+	raw, err := f.form.Bare(item)
 	if err != nil {
 		return out, err
 	}
@@ -124,7 +136,7 @@ func appendFrame(out []byte, typ, apiVersion, kind string, raw []byte) []byte {
 	return appendEnvelope(out, apiVersion, kind, raw)
 }
 
-func (f *protobufFrames) bookmark(out []byte, revision int64, initialEnd bool) []byte {
+func (f *protobufFrames) Bookmark(out []byte, revision int64, initialEnd bool) []byte {
 	p := metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{ResourceVersion: strconv.FormatInt(revision, 10)}}
 	if initialEnd {
 		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
@@ -136,44 +148,44 @@ func (f *protobufFrames) bookmark(out []byte, revision int64, initialEnd bool) [
 	return appendFrame(out, bookmark, f.form.apiVersion(), f.form.kind.Kind, raw)
 }
 
-func (f *protobufFrames) error(out []byte, st *metav1.Status) []byte {
+func (f *protobufFrames) Error(out []byte, st *metav1.Status) []byte {
 	raw, _ := st.Marshal() // a Status always encodes
-	return appendFrame(out, failed, statusKind.Version, statusKind.Kind, raw)
+	return appendFrame(out, failed, StatusKind.Version, StatusKind.Kind, raw)
 }
 
 // tableFrames writes a Table of one row for each event; the first describes the columns.
 type tableFrames struct {
-	rq        *request
-	table     *table
+	table     *Table
+	clock     func() time.Time
 	described bool
 }
 
-func (f *tableFrames) event(out []byte, typ string, item *store.Item) ([]byte, error) {
-	st := &stream{rq: f.rq, buf: &buffer{b: openEvent(out, typ)}, media: media{pretty: true}} // never spills: the event is one piece
-	f.table.now = metav1.NewTime(f.rq.s.Now())
+func (f *tableFrames) Event(out []byte, typ string, item *store.Item) ([]byte, error) {
+	f.table.Now = metav1.NewTime(f.clock())
+	return f.write(out, f.table, typ, item)
+}
+
+func (f *tableFrames) write(out []byte, t *Table, typ string, item *store.Item) ([]byte, error) {
+	o := &Out{Buffer: &Buffer{B: openEvent(out, typ)}}
 	meta := metav1.ListMeta{ResourceVersion: item.Object.GetResourceVersion()}
-	if err := f.table.write(st, []*store.Item{item}, meta, !f.described); err != nil {
+	if err := t.Write(o, []*store.Item{item}, meta, !f.described); err != nil {
 		return out, err
 	}
 	f.described = true
-	return closeEvent(st.buf.b), nil
+	return closeEvent(o.B), nil
 }
 
-func (f *tableFrames) bookmark(out []byte, revision int64, initialEnd bool) []byte {
+// Bookmark appends a row without cells, about no object but its version.
+func (f *tableFrames) Bookmark(out []byte, revision int64, initialEnd bool) []byte {
 	p := &metav1.PartialObjectMetadata{}
 	p.ResourceVersion = strconv.FormatInt(revision, 10)
 	if initialEnd {
 		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: "true"}
 	}
-	item := &store.Item{Object: p}
-	f2 := *f.table
-	f2.cells = blankCells(f2.columns)
-	st := &stream{rq: f.rq, buf: &buffer{b: openEvent(out, bookmark)}, media: media{pretty: true}}
-	if err := f2.write(st, []*store.Item{item}, metav1.ListMeta{ResourceVersion: p.ResourceVersion}, !f.described); err != nil {
-		return out
-	}
-	f.described = true
-	return closeEvent(st.buf.b)
+	blank := *f.table
+	blank.cells = func(kinds.Object, metav1.Time) []any { return make([]any, len(blank.columns)) }
+	out, _ = f.write(out, &blank, bookmark, &store.Item{Object: p}) // metadata always encodes
+	return out
 }
 
-func (f *tableFrames) error(out []byte, st *metav1.Status) []byte { return jsonError(out, st) }
+func (f *tableFrames) Error(out []byte, st *metav1.Status) []byte { return jsonError(out, st) }

@@ -1,4 +1,4 @@
-package apiserver
+package view
 
 import (
 	"encoding/base64"
@@ -12,8 +12,8 @@ import (
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// continueToken is where the next page of a list begins. It is told to clients as opaque text.
-type continueToken struct {
+// Token is where the next page of a list begins. It is told to clients as opaque text.
+type Token struct {
 	APIVersion string `json:"v"`
 	// Revision is the state that all pages show; -1 is the newest, whatever it is then.
 	Revision int64 `json:"rv"`
@@ -23,18 +23,18 @@ type continueToken struct {
 
 const continueVersion = "meta.k8s.io/v1"
 
-func (t continueToken) encode() string {
+func (t Token) encode() string {
 	j, _ := json.Marshal(t) // a struct of strings and numbers always encodes
 	return base64.RawURLEncoding.EncodeToString(j)
 }
 
-// after returns a token that continues behind a key.
-func continueAfter(k store.Key, revision int64) string {
-	return continueToken{APIVersion: continueVersion, Revision: revision, Start: k.Namespace + "/" + k.Name}.encode()
+// After returns a token, as text, that continues behind a key.
+func After(k store.Key, revision int64) string {
+	return Token{APIVersion: continueVersion, Revision: revision, Start: k.Namespace + "/" + k.Name}.encode()
 }
 
-// parseContinue reads a token.
-func parseContinue(text string) (t continueToken, after store.Key, err error) {
+// Parse reads a token, and the key that it continues behind. Errors are Status errors.
+func Parse(text string) (t Token, after store.Key, err error) {
 	refuse := func(err error) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid continue token: continue key is not valid: %v", err))
 	}
@@ -58,8 +58,8 @@ func parseContinue(text string) (t continueToken, after store.Key, err error) {
 	return t, store.Key{Namespace: ns, Name: name}, nil
 }
 
-// expiredContinue is the answer to a token whose state is no longer known. It carries a token for the rest of the newest state.
-func expiredContinue(t continueToken) error {
+// Expired is the answer to a token whose state is no longer known. It carries a token for the rest of the newest state.
+func (t Token) Expired() error {
 	t.Revision = -1
 	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
 		"You can start a new list without the continue parameter, or use the continue token in this response to retrieve " +

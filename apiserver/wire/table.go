@@ -1,4 +1,4 @@
-package apiserver
+package wire
 
 import (
 	"encoding/json"
@@ -13,33 +13,10 @@ import (
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// answerShape answers with a Table or with partial objects instead of the objects themselves.
-func (rq *request) answerShape(code int, items []*store.Item, meta metav1.ListMeta, m media, list bool) error {
-	if m.shape == shapeTable {
-		if m.format == formatProtobuf {
-			return &notAcceptable
-		}
-		t, err := rq.table(m)
-		if err != nil {
-			return err
-		}
-		st := rq.stream(code, m)
-		if err := t.write(st, items, meta, true); err != nil {
-			st.abandon()
-			return err
-		}
-		return st.end()
-	}
-	if m.format == formatProtobuf {
-		return rq.partialProtobuf(code, items, meta, m, list)
-	}
-	return rq.partialJSON(code, items, meta, m, list)
-}
-
 // partialBare is the cached encoding of an item's metadata alone.
-func partialBare(item *store.Item, f format) ([]byte, error) {
-	if f == formatYAML {
-		f = formatJSON
+func partialBare(item *store.Item, f Format) ([]byte, error) {
+	if f == YAML {
+		f = JSON
 	}
 	return item.Encoding(cachePartial|uint8(f), func() ([]byte, error) {
 		p := &metav1.PartialObjectMetadata{}
@@ -50,7 +27,7 @@ func partialBare(item *store.Item, f format) ([]byte, error) {
 		} else {
 			p.ObjectMeta = copyMeta(item.Object)
 		}
-		if f == formatProtobuf {
+		if f == Protobuf {
 			return p.Marshal()
 		}
 		return json.Marshal(p)
@@ -71,78 +48,63 @@ func copyMeta(o metav1.Object) metav1.ObjectMeta {
 const partialKind = "PartialObjectMetadata"
 
 func appendPartial(out []byte, item *store.Item, metaVersion string) ([]byte, error) {
-	bare, err := partialBare(item, formatJSON)
+	bare, err := partialBare(item, JSON)
 	if err != nil {
 		return out, err
 	}
 	return appendJSON(out, partialKind, metav1.GroupName, metaVersion, bare), nil
 }
 
-func (rq *request) partialJSON(code int, items []*store.Item, meta metav1.ListMeta, m media, list bool) (err error) {
-	st := rq.stream(code, m)
-	if !list {
-		if st.buf.b, err = appendPartial(st.buf.b, items[0], m.metaVersion); err != nil {
-			st.abandon()
-			return err
-		}
-		return st.end()
-	}
-	head, err := json.Marshal(struct {
-		Metadata metav1.ListMeta `json:"metadata"`
-	}{meta})
-	if err != nil {
-		st.abandon()
+// PartialJSON appends a partial object.
+func PartialJSON(out *Out, item *store.Item, m Media) (err error) {
+	out.B, err = appendPartial(out.B, item, m.MetaVersion)
+	return err
+}
+
+// PartialListJSON appends a list of partial objects.
+func PartialListJSON(out *Out, items []*store.Item, meta metav1.ListMeta, m Media) (err error) {
+	if err := openList(out, partialKind+"List", metav1.GroupName, m.MetaVersion, meta); err != nil {
 		return err
 	}
-	out := appendJSON(st.buf.b, partialKind+"List", metav1.GroupName, m.metaVersion, head)
-	st.buf.b = append(out[:len(out)-1], `,"items":[`...)
 	for i, item := range items {
 		if i > 0 {
-			st.buf.b = append(st.buf.b, ',')
+			out.B = append(out.B, ',')
 		}
-		if st.buf.b, err = appendPartial(st.buf.b, item, m.metaVersion); err != nil {
-			st.abandon()
+		if out.B, err = appendPartial(out.B, item, m.MetaVersion); err != nil {
 			return err
 		}
-		st.spill()
+		out.spill()
 	}
-	st.buf.b = append(st.buf.b, "]}"...)
-	return st.end()
+	out.B = append(out.B, "]}"...)
+	return nil
 }
 
-func (rq *request) partialProtobuf(code int, items []*store.Item, meta metav1.ListMeta, m media, list bool) error {
-	apiVersion := metav1.GroupName + "/" + m.metaVersion
-	bare := func(item *store.Item) ([]byte, error) { return partialBare(item, formatProtobuf) }
-	if list {
-		return rq.protobufList(apiVersion, partialKind+"List", items, meta, bare)
-	}
-	raw, err := bare(items[0])
+// PartialProtobuf appends a partial object as protobuf.
+func PartialProtobuf(out *Out, item *store.Item, m Media) error {
+	raw, err := partialBare(item, Protobuf)
 	if err != nil {
 		return err
 	}
-	b := buffers.Get().(*buffer)
-	defer b.free()
-	b.b = appendEnvelope(b.b[:0], apiVersion, partialKind, raw)
-	return rq.answerBytes(code, b, m)
+	out.B = appendEnvelope(out.B, metav1.GroupName+"/"+m.MetaVersion, partialKind, raw)
+	return nil
 }
 
-// table prints objects as the rows that kubectl shows.
-type table struct {
-	kind        *kinds.Kind
+// Table prints objects as the rows that kubectl shows.
+type Table struct {
+	// Now is the time that ages are counted to.
+	Now         metav1.Time
 	columns     []metav1.TableColumnDefinition
 	cells       func(kinds.Object, metav1.Time) []any
-	now         metav1.Time
 	metaVersion string
 	include     metav1.IncludeObjectPolicy
-	form        form
+	form        Form
 }
 
-// table reads what kind of table the request wants.
-func (rq *request) table(m media) (*table, error) {
-	t := &table{
-		kind: rq.kind, columns: rq.kind.Columns, cells: rq.kind.Cells, now: metav1.NewTime(rq.s.Now()),
-		metaVersion: m.metaVersion, form: newForm(rq.kind, rq.served, formatJSON),
-		include: metav1.IncludeObjectPolicy(rq.values().Get("includeObject")),
+// NewTable returns the table of a kind. include says what of the objects stands in the rows: nothing, metadata, or all.
+func NewTable(k *kinds.Kind, v *kinds.Version, m Media, include string) (*Table, error) {
+	t := &Table{
+		columns: k.Columns, cells: k.Cells, metaVersion: m.MetaVersion, form: NewForm(k, v, JSON),
+		include: metav1.IncludeObjectPolicy(include),
 	}
 	switch t.include {
 	case "", metav1.IncludeNone, metav1.IncludeMetadata, metav1.IncludeObject:
@@ -162,8 +124,8 @@ func (rq *request) table(m media) (*table, error) {
 	return t, nil
 }
 
-// write appends the table to a stream. The columns are described only when asked: a watch does so once.
-func (t *table) write(st *stream, items []*store.Item, meta metav1.ListMeta, describe bool) error {
+// Write appends the table. The columns are described only when asked: a watch does so once.
+func (t *Table) Write(out *Out, items []*store.Item, meta metav1.ListMeta, describe bool) error {
 	head := struct {
 		Metadata metav1.ListMeta                `json:"metadata"`
 		Columns  []metav1.TableColumnDefinition `json:"columnDefinitions"`
@@ -175,24 +137,24 @@ func (t *table) write(st *stream, items []*store.Item, meta metav1.ListMeta, des
 	if err != nil {
 		return err
 	}
-	out := appendJSON(st.buf.b, "Table", metav1.GroupName, t.metaVersion, j)
-	st.buf.b = append(out[:len(out)-1], `,"rows":[`...)
+	out.B = appendJSON(out.B, "Table", metav1.GroupName, t.metaVersion, j)
+	out.B = append(out.B[:len(out.B)-1], `,"rows":[`...)
 	for i, item := range items {
 		if i > 0 {
-			st.buf.b = append(st.buf.b, ',')
+			out.B = append(out.B, ',')
 		}
-		if err := t.row(st, item); err != nil {
+		if err := t.row(out, item); err != nil {
 			return err
 		}
-		st.spill()
+		out.spill()
 	}
-	st.buf.b = append(st.buf.b, "]}"...)
+	out.B = append(out.B, "]}"...)
 	return nil
 }
 
-func (t *table) row(st *stream, item *store.Item) (err error) {
-	out := append(st.buf.b, `{"cells":[`...)
-	for i, cell := range t.cells(item.Object, t.now) {
+func (t *Table) row(dst *Out, item *store.Item) (err error) {
+	out := append(dst.B, `{"cells":[`...)
+	for i, cell := range t.cells(item.Object, t.Now) {
 		if i > 0 {
 			out = append(out, ',')
 		}
@@ -205,17 +167,17 @@ func (t *table) row(st *stream, item *store.Item) (err error) {
 	case metav1.IncludeNone:
 		out = append(out, "null"...)
 	case metav1.IncludeObject:
-		bare, err := t.form.bare(item)
+		bare, err := t.form.Bare(item)
 		if err != nil {
 			return err
 		}
-		out = t.form.object(out, item.Object, bare)
+		out = t.form.Object(out, item.Object, bare)
 	default:
 		if out, err = appendPartial(out, item, t.metaVersion); err != nil {
 			return err
 		}
 	}
-	st.buf.b = append(out, '}')
+	dst.B = append(out, '}')
 	return nil
 }
 
@@ -230,9 +192,4 @@ func appendCell(out []byte, cell any) ([]byte, error) {
 	}
 	j, err := json.Marshal(cell)
 	return append(out, j...), err
-}
-
-// blankCells are the cells of a row about no object.
-func blankCells(columns []metav1.TableColumnDefinition) func(kinds.Object, metav1.Time) []any {
-	return func(kinds.Object, metav1.Time) []any { return make([]any, len(columns)) }
 }

@@ -1,6 +1,6 @@
 // Command genschema writes the merge schema that server-side apply follows: which lists are sets, which are keyed and by
 // what, which structs are atomic. It takes it from the module of upstream's typed client, whose own form is YAML that costs
-// 20 MB and 100 ms at start, and writes it reduced to the served API versions. Run by go generate in apiserver; imported by nobody.
+// 20 MB and 100 ms at start, and writes it reduced to the served API versions. Run by go generate in apiserver/fields; imported by nobody.
 package main
 
 import (

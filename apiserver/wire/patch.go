@@ -1,0 +1,232 @@
+package wire
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/mergepatch"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+)
+
+// Patch is a change told as a difference.
+type Patch struct {
+	// Scheme knows the kinds that a patch may wrongly turn an object into, for the texts of errors.
+	Scheme *runtime.Scheme
+	Type   types.PatchType
+	Data   []byte
+	// Directive says what becomes of unknown fields: the fieldValidation parameter.
+	Directive string
+	Warn      func(string)
+}
+
+// PatchType reads how a patch is meant from its media type. Custom resources have no strategic merge.
+func PatchType(contentType string, custom bool) (types.PatchType, error) {
+	t, _, err := mime.ParseMediaType(contentType)
+	if err == nil {
+		switch pt := types.PatchType(t); pt {
+		case types.JSONPatchType, types.MergePatchType, types.ApplyYAMLPatchType:
+			return pt, nil
+		case types.StrategicMergePatchType:
+			if custom {
+				return "", unsupportedPatch("the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml", nil)
+			}
+			return pt, nil
+		}
+	}
+	return "", unsupportedPatch("415: Unsupported Media Type", &metav1.StatusDetails{})
+}
+
+func unsupportedPatch(text string, details *metav1.StatusDetails) error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType,
+		Message: text, Details: details,
+	}}
+}
+
+// Apply patches an object given as JSON, and decodes the result into obj.
+func (p *Patch) Apply(current []byte, obj runtime.Object, wanted schema.GroupVersionKind) error {
+	switch p.Type {
+	case types.StrategicMergePatchType:
+		return p.applyStrategic(current, obj)
+	case types.JSONPatchType:
+		patched, strict, err := p.applyOperations(current)
+		if err != nil {
+			return err
+		}
+		return p.decodePatched(patched, strict, obj, wanted)
+	}
+	patched, strict, err := p.applyMerge(current)
+	if err != nil {
+		return err
+	}
+	return p.decodePatched(patched, strict, obj, wanted)
+}
+
+// maxOperations is how many operations a JSON patch may have; upstream's limit.
+const maxOperations = 10000
+
+// jsonPatchOp is one operation of a JSON patch (RFC 6902).
+type jsonPatchOp struct {
+	Op    string `json:"op"`
+	From  string `json:"from"`
+	Path  string `json:"path"`
+	Value any    `json:"value"`
+}
+
+func (p *Patch) applyOperations(current []byte) (patched []byte, strict []error, err error) {
+	var ops []jsonPatchOp
+	if strict, err = kjson.UnmarshalStrict(p.Data, &ops); err != nil {
+		text := strings.ReplaceAll(err.Error(), "wire.jsonPatchOp", "handlers.jsonPatchOp")
+		return nil, nil, apierrors.NewBadRequest("error decoding patch: " + text)
+	}
+	if len(ops) > maxOperations {
+		return nil, nil, apierrors.NewRequestEntityTooLargeError(
+			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(ops)))
+	}
+	decoded, err := jsonpatch.DecodePatch(p.Data)
+	if err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	if patched, err = decoded.Apply(current); err != nil {
+		return nil, nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	return patched, strict, nil
+}
+
+func (p *Patch) applyMerge(current []byte) (patched []byte, strict []error, err error) {
+	if !json.Valid(p.Data) {
+		return nil, nil, apierrors.NewBadRequest("invalid JSON patch")
+	}
+	m := map[string]any{}
+	if strict, err = kjson.UnmarshalStrict(p.Data, &m); err != nil {
+		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	if patched, err = jsonpatch.MergePatch(current, p.Data); err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
+	}
+	return patched, strict, nil
+}
+
+// decodePatched decodes a patched object. What does not fit is the patch's fault.
+func (p *Patch) decodePatched(patched []byte, strict []error, obj runtime.Object, wanted schema.GroupVersionKind) error {
+	lenient := p.Directive == metav1.FieldValidationIgnore
+	more, err := decodeJSON(obj, patched, lenient)
+	strict = append(strict, more...)
+	if err == nil {
+		err = RightKind(obj, wanted)
+	}
+	if err != nil {
+		return badPatch(string(patched), patchedKind(p.Scheme, patched, wanted, err))
+	}
+	if lenient || len(strict) == 0 {
+		return nil
+	}
+	return p.unknownFields(string(patched), runtime.NewStrictDecodingError(strict), strict)
+}
+
+// unknownFields refuses a patch with fields that the type does not have, or warns of them.
+func (p *Patch) unknownFields(shown string, all error, each []error) error {
+	if p.Directive == metav1.FieldValidationStrict {
+		return badPatch(shown, all)
+	}
+	for _, e := range each {
+		p.Warn(e.Error())
+	}
+	return nil
+}
+
+// patchedKind says what is wrong with a patched object, which may have become one of another kind.
+func patchedKind(scheme *runtime.Scheme, patched []byte, wanted schema.GroupVersionKind, err error) error {
+	var head metav1.TypeMeta
+	if json.Unmarshal(patched, &head) != nil {
+		return err
+	}
+	return OtherKind(scheme, head.GroupVersionKind(), wanted, patched, JSON, err)
+}
+
+// badPatch is the answer to a patch whose result cannot be decoded. shown is what was tried.
+func badPatch(shown string, err error) error {
+	return apierrors.NewInvalid(schema.GroupKind{}, "", field.ErrorList{field.Invalid(field.NewPath("patch"), shown, err.Error())})
+}
+
+// applyStrategic applies a strategic merge patch: lists merge by the keys that the Go type's tags name.
+func (p *Patch) applyStrategic(current []byte, obj runtime.Object) error {
+	changes := map[string]any{}
+	strict, err := kjson.UnmarshalStrict(p.Data, &changes)
+	if err != nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
+	}
+	content := map[string]any{}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(current, &content); err != nil {
+		return err
+	}
+	shown := fmt.Sprintf("%+v", changes)
+	merged, err := strategicpatch.StrategicMergeMapPatch(content, changes, obj)
+	if err != nil {
+		return strategicError(err)
+	}
+	validate := p.Directive != metav1.FieldValidationIgnore
+	err = runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(merged, obj, validate)
+	if unknown, ok := runtime.AsStrictDecodingError(err); ok {
+		strict, err = append(strict, unknown.Errors()...), nil
+	}
+	if err != nil {
+		return badPatch(shown, err)
+	}
+	if !validate || len(strict) == 0 {
+		return nil
+	}
+	return p.unknownFields(shown, runtime.NewStrictDecodingError(strict), strict)
+}
+
+// strategicError sorts the errors of a merge into those of the client and others.
+func strategicError(err error) error {
+	for _, e := range []error{
+		mergepatch.ErrBadJSONDoc, mergepatch.ErrBadPatchFormatForPrimitiveList, mergepatch.ErrBadPatchFormatForRetainKeys,
+		mergepatch.ErrBadPatchFormatForSetElementOrderList, mergepatch.ErrUnsupportedStrategicMergePatchFormat,
+	} {
+		if errors.Is(err, e) {
+			return apierrors.NewBadRequest(err.Error())
+		}
+	}
+	if errors.Is(err, mergepatch.ErrNoListOfLists) {
+		return apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	return err
+}
+
+// Intent decodes the body of an apply, which is YAML or JSON.
+func (p *Patch) Intent() (*unstructured.Unstructured, error) {
+	j, err := yaml.YAMLToJSON(p.Data)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error encoding patch: %v", err))
+	}
+	if p.Directive != metav1.FieldValidationIgnore {
+		if _, err := yaml.YAMLToJSONStrict(p.Data); err != nil {
+			if p.Directive == metav1.FieldValidationStrict {
+				return nil, apierrors.NewBadRequest(fmt.Sprintf("error strict decoding YAML: %v", err))
+			}
+			p.Warn(err.Error())
+		}
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{}}
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(j, &u.Object); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
+	}
+	return u, nil
+}
