@@ -4,9 +4,8 @@
 package bundle
 
 import (
-	"crypto/sha256"
+	"bytes"
 	"embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-//go:embed assets
+//go:embed all:assets
 var assets embed.FS
 
 // The executables of the bundle.
@@ -53,50 +52,39 @@ func Unpack(dir string, names ...string) error {
 }
 
 func unpack(dir, name string) error {
-	packed, err := read(name)
+	// The stamp that the build made names the version: reading it touches nothing of the executable itself.
+	version, err := assets.ReadFile("assets/." + name + ".stamp")
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrEmpty
+	}
 	if err != nil {
 		return err
 	}
-	// The digest of the packed form names the version: reading it costs no decompression.
-	sum := sha256.Sum256(packed)
-	version := hex.EncodeToString(sum[:])
 	target, mark := filepath.Join(dir, name), filepath.Join(dir, "."+name+".version")
-	if have, err := os.ReadFile(mark); err == nil && string(have) == version {
+	if have, err := os.ReadFile(mark); err == nil && bytes.Equal(have, version) {
 		if _, err := os.Stat(target); err == nil {
 			return nil
 		}
 	}
-	z, err := zstd.NewReader(nil)
+	packed, err := open(name)
 	if err != nil {
 		return err
 	}
-	defer z.Close()
-	data, err := z.DecodeAll(packed, nil)
-	if err != nil {
+	defer packed.Close()
+	if err := replace(target, packed, 0o755); err != nil {
 		return err
 	}
-	if err := replace(target, data, 0o755); err != nil {
-		return err
-	}
-	return replace(mark, []byte(version), 0o644)
-}
-
-func read(name string) ([]byte, error) {
-	packed, err := assets.ReadFile("assets/" + name + ".zst")
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrEmpty
-	}
-	return packed, err
+	return replace(mark, bytes.NewReader(version), 0o644)
 }
 
 // replace writes a file aside and renames it: a crash leaves the old file or the new one.
-func replace(path string, data []byte, mode fs.FileMode) error {
+func replace(path string, content io.Reader, mode fs.FileMode) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	if _, err := f.Write(data); err != nil {
+	if _, err := io.Copy(f, content); err != nil {
 		f.Close()
 		return err
 	}
@@ -110,18 +98,20 @@ func replace(path string, data []byte, mode fs.FileMode) error {
 	return os.Rename(f.Name(), path)
 }
 
-// executable returns an executable's contents.
-func executable(name string) ([]byte, error) {
-	packed, err := read(name)
+// open returns an executable's contents, decompressed as they are read: a node keeps no copy of them in memory.
+func open(name string) (io.ReadCloser, error) {
+	f, err := assets.Open("assets/" + name + ".zst")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrEmpty
+	}
 	if err != nil {
 		return nil, err
 	}
-	z, err := zstd.NewReader(nil)
+	z, err := zstd.NewReader(f, zstd.WithDecoderConcurrency(1))
 	if err != nil {
 		return nil, err
 	}
-	defer z.Close()
-	return z.DecodeAll(packed, nil)
+	return z.IOReadCloser(), nil
 }
 
 // PauseImage is the name under which WritePauseImage's image is imported.
@@ -129,9 +119,14 @@ const PauseImage = "keb.local/pause:1"
 
 // WritePauseImage writes the image of the pods' sandbox process as an OCI archive, so that no node ever pulls one.
 func WritePauseImage(w io.Writer) error {
-	data, err := executable(pause)
+	packed, err := open(pause)
 	if err != nil {
 		return err
+	}
+	defer packed.Close()
+	data, err := io.ReadAll(packed)
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", pause, err)
 	}
 	return WriteImage(w, Image{Name: PauseImage, Entrypoint: []string{"/pause"}, Files: []File{{Path: "pause", Mode: 0o755, Data: data}}, User: "65535:65535"})
 }
