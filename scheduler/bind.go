@@ -189,11 +189,12 @@ func (s *Scheduler) bind(ctx context.Context, placements []placement) {
 	for i, p := range placements {
 		pod, err := p.entry.pod, errs[i]
 		if err == nil {
+			s.changed.added = true
 			s.queue.drop(pod.UID)
 			s.recorder.Event(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, p.node)
 			continue
 		}
-		s.room = s.columns.remove(pod.UID) || s.room
+		s.changed.room = s.columns.remove(pod.UID) || s.changed.room
 		// A pod that is gone leaves the queue with its event.
 		s.queue.retry(p.entry)
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || ctx.Err() != nil {

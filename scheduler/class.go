@@ -2,8 +2,8 @@ package scheduler
 
 import (
 	"encoding/binary"
+	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -28,6 +28,9 @@ type class struct {
 	selector    map[string]string
 	required    *corev1.NodeSelector
 	preferred   []corev1.PreferredSchedulingTerm
+	// rules are its topology spread constraints, over the pods of its namespace.
+	namespace string
+	rules     []spreadRule
 
 	// What follows from the nodes' labels, as of an epoch of theirs; see prepare.
 	epoch    uint64
@@ -35,6 +38,8 @@ type class struct {
 	prefer   []float64 // sum of the weights of preferred terms; nil for none
 	// verdicts holds what the class says of each set of taints.
 	verdicts []verdict
+	// domains counts for each of rules, as of the last prepare and what was placed since.
+	domains []*domains
 }
 
 // verdict is what a pod makes of a set of taints.
@@ -97,6 +102,7 @@ func (s *classes) of(pod *corev1.Pod) *class {
 	c.bestEffort = !slices.ContainsFunc(requests, func(r request) bool { return r.resource == cpu || r.resource == memory })
 	if !running {
 		c.constrain(&pod.Spec)
+		c.namespace, c.rules = pod.Namespace, spreadRules(pod)
 	}
 	if len(s.known) >= maxClasses {
 		clear(s.known)
@@ -133,6 +139,15 @@ func (c *class) prepare(n *columns) {
 	for len(c.verdicts) < len(n.taints) {
 		c.verdicts = append(c.verdicts, c.judge(&n.taints[len(c.verdicts)]))
 	}
+	c.match(n)
+	c.domains = c.domains[:0]
+	for r := range c.rules {
+		c.domains = append(c.domains, c.spread(n, &c.rules[r]))
+	}
+}
+
+// match finds the nodes that selectors and affinity admit and prefer.
+func (c *class) match(n *columns) {
 	if c.epoch == n.labels.epoch {
 		return
 	}
@@ -251,12 +266,7 @@ func (s *classes) encode(pod *corev1.Pod, requests []request, score [2]int64, po
 	}
 	if spec := &pod.Spec; spec.NodeName == "" {
 		number(int64(len(spec.NodeSelector)))
-		keys := make([]string, 0, len(spec.NodeSelector))
-		for k := range spec.NodeSelector {
-			keys = append(keys, k)
-		}
-		slices.SortFunc(keys, strings.Compare)
-		for _, k := range keys {
+		for _, k := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
 			text(k)
 			text(spec.NodeSelector[k])
 		}
@@ -269,7 +279,19 @@ func (s *classes) encode(pod *corev1.Pod, requests []request, score [2]int64, po
 		}
 		if spec.Affinity != nil && spec.Affinity.NodeAffinity != nil {
 			if affinity, err := spec.Affinity.NodeAffinity.Marshal(); err == nil {
-				b = append(b, affinity...)
+				text(string(affinity))
+			}
+		}
+		if len(spec.TopologySpreadConstraints) > 0 {
+			text(pod.Namespace)
+			for i := range spec.TopologySpreadConstraints {
+				if rule, err := spec.TopologySpreadConstraints[i].Marshal(); err == nil {
+					text(string(rule))
+				}
+			}
+			for _, k := range slices.Sorted(maps.Keys(pod.Labels)) {
+				text(k)
+				text(pod.Labels[k])
 			}
 		}
 	}

@@ -20,8 +20,8 @@ func lasting(text string) func(*class, *columns, int32) []reason {
 }
 
 // filters is the table of all filters, in the order in which they are asked: the first that refuses a node explains it.
-// What a filter needs of other pods (affinity between pods, spreading as a rule) belongs into counters of the columns, so
-// that it stays one row here. (A pod with spec.nodeName is never asked about: it has its node.)
+// What a filter needs of other pods (affinity between pods) belongs into counters like those of spread, so that it
+// stays one row here. (A pod with spec.nodeName is never asked about: it has its node.)
 func filters() []filter {
 	return []filter{
 		{"NodeUnschedulable", unschedulable, lasting("node(s) were unschedulable")},
@@ -31,6 +31,7 @@ func filters() []filter {
 			return []reason{{text: "node(s) didn't have free ports for the requested pod ports"}}
 		}},
 		{"NodeResourcesFit", full, lacking},
+		{"PodTopologySpread", crowded, explainCrowded},
 	}
 }
 

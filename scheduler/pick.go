@@ -50,11 +50,8 @@ func (p *picker) pick(c *class, group groupKey, n int, took func(slot int32)) in
 	}
 	r := p.begin(c, group, fitting)
 	defer p.end(r)
-	if n == 1 {
-		p.columns.next = p.best(r, fitting)
-		took(p.columns.next)
-		p.columns.next++
-		return 1
+	if n == 1 || len(c.rules) > 0 {
+		return p.pickEach(r, p.considered(c, fitting), n, took)
 	}
 	rows := p.rows(r, fitting)
 	for done := range n {
@@ -78,6 +75,35 @@ func (p *picker) pick(c *class, group groupKey, n int, took func(slot int32)) in
 			top.score = p.score(r, top.slot)
 		}
 		sink(row, 0)
+	}
+	return n
+}
+
+// considered returns the slots that may take a pod of a run sooner or later: with rules, a node that is full of its like now
+// fits again once others have caught up.
+func (p *picker) considered(c *class, fitting []int32) []int32 {
+	if len(c.rules) == 0 {
+		return fitting
+	}
+	var out []int32
+	for i, node := range p.columns.nodes {
+		if node != nil {
+			out = append(out, int32(i))
+		}
+	}
+	return out
+}
+
+// pickEach looks at all fitting nodes anew for each pod, as it must where one placement changes many nodes.
+func (p *picker) pickEach(r *run, slots []int32, n int, took func(slot int32)) int {
+	for done := range n {
+		slot, ok := p.best(r, slots)
+		if !ok {
+			return done
+		}
+		took(slot)
+		r.class.spreadTo(slot)
+		p.columns.next = slot + 1
 	}
 	return n
 }
@@ -120,7 +146,7 @@ func (p *picker) begin(c *class, key groupKey, fitting []int32) *run {
 		p.count = make([]int32, len(n.nodes))
 	}
 	r := &run{class: c, group: key, count: p.count, zoneCount: make([]int32, len(n.zones)), step: best, zoneStep: best}
-	for _, i := range fitting {
+	for _, i := range p.considered(c, fitting) {
 		r.mostTaints = max(r.mostTaints, c.verdicts[n.taint[i]].soft)
 		if c.prefer != nil {
 			r.mostPreferred = max(r.mostPreferred, c.prefer[i])
@@ -136,7 +162,7 @@ func (p *picker) begin(c *class, key groupKey, fitting []int32) *run {
 		}
 		r.step, r.zoneStep = best/float64(most), best/float64(mostInZone)
 	}
-	if key.owner == "" || len(n.zones) == 1 {
+	if key.owner == "" || len(n.zones) == 1 || len(c.rules) > 0 {
 		r.zoneStep = 0
 	}
 	return r
@@ -168,17 +194,20 @@ func (r *run) zonePart(zone int32) float64 {
 	return spreadWeight * r.zoneStep * float64(r.zoneCount[zone])
 }
 
-// best returns the best slot for a single pod.
-func (p *picker) best(r *run, fitting []int32) int32 {
+// best returns the best slot for a single pod, and whether there is one.
+func (p *picker) best(r *run, slots []int32) (slot int32, ok bool) {
 	var top candidate
-	for k, i := range fitting {
+	for _, i := range slots {
+		if r.class.refused(p.filters, p.columns, i) != 0 {
+			continue
+		}
 		c := p.candidate(r, i)
 		c.score -= r.zonePart(p.columns.zone[i])
-		if k == 0 || c.before(top) {
-			top = c
+		if !ok || c.before(top) {
+			top, ok = c, true
 		}
 	}
-	return top.slot
+	return top.slot, ok
 }
 
 // rows returns a heap of candidates for each zone.

@@ -363,6 +363,65 @@ func TestScores(t *testing.T) {
 	}
 }
 
+func spreads(key string, skew int32, when corev1.UnsatisfiableConstraintAction, change ...func(*corev1.TopologySpreadConstraint)) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Labels = map[string]string{"app": "x"}
+		c := corev1.TopologySpreadConstraint{TopologyKey: key, MaxSkew: skew, WhenUnsatisfiable: when, LabelSelector: &metav1.LabelSelector{MatchLabels: p.Labels}}
+		for _, f := range change {
+			f(&c)
+		}
+		p.Spec.TopologySpreadConstraints = append(p.Spec.TopologySpreadConstraints, c)
+	}
+}
+
+func TestSpreadConstraints(t *testing.T) {
+	const hard, soft = corev1.DoNotSchedule, corev1.ScheduleAnyway
+	const crowd = "node(s) didn't match pod topology spread constraints"
+	app := func(p *corev1.Pod) { p.Labels = map[string]string{"app": "x"} }
+	large := allocatable("cpu=32 memory=64Gi")
+	honor, three := corev1.NodeInclusionPolicyHonor, int32(3)
+	zones := []*corev1.Node{node("a", zone("1")), node("b", large, zone("1")), node("c", zone("2"))}
+	for name, c := range map[string]struct {
+		nodes   []*corev1.Node
+		running []*corev1.Pod
+		pod     *corev1.Pod
+		n       int
+		want    string // pods by node, or of the reason what comes before the preemption
+	}{
+		"over zones":              {zones, nil, pod("p", spreads(corev1.LabelTopologyZone, 1, hard)), 6, "map[b:3 c:3]"},
+		"over hosts":              {zones, nil, pod("p", spreads(corev1.LabelHostname, 1, hard)), 6, "map[a:2 b:2 c:2]"},
+		"over zones, softly":      {zones, nil, pod("p", spreads(corev1.LabelTopologyZone, 1, soft)), 4, "map[b:2 c:2]"},
+		"what runs counts":        {zones, []*corev1.Pod{pod("r", app, on("c")), pod("s", app, on("c"))}, pod("p", spreads(corev1.LabelTopologyZone, 1, hard)), 2, "map[b:2]"},
+		"what ends does not":      {zones, []*corev1.Pod{pod("r", app, on("a"), func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} })}, pod("p", requests("cpu=4"), spreads(corev1.LabelTopologyZone, 1, hard)), 2, "map[b:1 c:1]"},
+		"other namespaces do not": {zones, []*corev1.Pod{pod("r", app, on("c"), func(p *corev1.Pod) { p.Namespace = "other" })}, pod("p", requests("cpu=4"), spreads(corev1.LabelTopologyZone, 1, hard)), 2, "map[b:1 c:1]"},
+		"no room where it must go": {[]*corev1.Node{node("a", zone("1")), node("c", zone("2"), allocatable("cpu=1"))}, []*corev1.Pod{pod("r", app, on("a"))},
+			pod("p", requests("cpu=2"), spreads(corev1.LabelTopologyZone, 1, hard)), 1, "0/2 nodes are available: 1 Insufficient cpu, 1 " + crowd + "."},
+		"no zone": {[]*corev1.Node{node("a")}, nil, pod("p", spreads(corev1.LabelTopologyZone, 1, hard)), 1, "0/1 nodes are available: 1 " + crowd + " (missing required label)."},
+		"too few domains": {zones, []*corev1.Pod{pod("r", app, on("a")), pod("s", app, on("c"))}, pod("p", spreads(corev1.LabelTopologyZone, 1, hard, func(c *corev1.TopologySpreadConstraint) { c.MinDomains = &three })), 1,
+			"0/3 nodes are available: 3 " + crowd + "."},
+		"nodes out of reach do not count": {[]*corev1.Node{node("a", zone("1"), label("x", "1")), node("c", zone("2"))}, nil, pod("p", selects("x", "1"), spreads(corev1.LabelTopologyZone, 1, hard)), 3, "map[a:3]"},
+		"tainted nodes count unless honoured": {[]*corev1.Node{node("a", zone("1")), node("c", zone("2"), taint("k", "", corev1.TaintEffectNoSchedule))}, []*corev1.Pod{pod("r", app, on("a"))},
+			pod("p", spreads(corev1.LabelTopologyZone, 1, hard)), 1, "0/2 nodes are available: 1 " + crowd + ", 1 node(s) had untolerated taint(s)."},
+		"tainted nodes honoured": {[]*corev1.Node{node("a", zone("1")), node("c", zone("2"), taint("k", "", corev1.TaintEffectNoSchedule))}, []*corev1.Pod{pod("r", app, on("a"))},
+			pod("p", spreads(corev1.LabelTopologyZone, 1, hard, func(c *corev1.TopologySpreadConstraint) { c.NodeTaintsPolicy = &honor })), 1, "map[a:1]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nodes, why, _ := build(c.nodes, c.running).schedule(c.pod, c.n)
+			on := map[string]int{}
+			for _, n := range nodes {
+				on[n]++
+			}
+			got, _, _ := strings.Cut(why, " preemption")
+			if why == "" {
+				got = fmt.Sprint(on)
+			}
+			if got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
 // Columns give the same numbers, whatever the order in which nodes and pods come and go.
 func TestColumnsCount(t *testing.T) {
 	w := build(nil, nil)

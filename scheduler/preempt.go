@@ -82,7 +82,8 @@ func (p *picker) helpful(c *class, i int32) bool {
 	return f > 0 && !slices.ContainsFunc(p.filters[f-1].explain(c, p.columns, i), func(r reason) bool { return r.lasting })
 }
 
-// sacrifice finds the pods of a node that would have to go, or why it does not help that any go. The columns are left as they were.
+// sacrifice finds the pods of a node that would have to go, or why it does not help that any go. The columns are left as
+// they were. (Rules of spreading are held to the pods as they lie now: nobody goes only to even them out.)
 func (p *picker) sacrifice(c *class, priority int32, i int32, limits []budget) (*sacrifice, []reason) {
 	n := p.columns
 	var lower []*placed

@@ -181,14 +181,20 @@ func (q *queue) retry(e *entry) {
 	}
 }
 
-// wake lets parked pods try again, once their back-off is over: all when a node became better, otherwise, when pods went
-// away, those that such room may help.
-func (q *queue) wake(node, room bool) {
-	if !node && !room {
+// change is what happened in the cluster that may let a parked pod fit.
+type change struct {
+	node  bool // a node is new or became better
+	room  bool // pods went away
+	added bool // pods got nodes: others may now be spread evenly
+}
+
+// wake lets parked pods that a change may help try again, once their back-off is over.
+func (q *queue) wake(c change) {
+	if c == (change{}) {
 		return
 	}
 	for _, e := range q.entries {
-		if e.place == parked && (node || e.refusal.mendable) {
+		if e.place == parked && (c.node || c.room && e.refusal.mendable || c.added && len(e.class.rules) > 0) {
 			q.enter(e, waiting)
 		}
 	}

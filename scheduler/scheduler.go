@@ -36,8 +36,8 @@ type Scheduler struct {
 	classes *classes
 	picker  *picker
 	queue   *queue
-	// node and room tell what happened since parked pods were last woken: see queue.wake.
-	node, room bool
+	// changed is what happened since parked pods were last woken.
+	changed change
 	// ungated are pods with gates whose condition does not say so yet.
 	ungated []*corev1.Pod
 }
@@ -95,8 +95,8 @@ func (s *Scheduler) follow(ctx context.Context) error {
 		if err := s.drain(ctx, pods, s.podEvent); err != nil {
 			return err
 		}
-		s.queue.wake(s.node, s.room)
-		s.node, s.room = false, false
+		s.queue.wake(s.changed)
+		s.changed = change{}
 		now := time.Now()
 		if batch := s.queue.take(batchSize, now); len(batch) > 0 || len(s.ungated) > 0 {
 			s.schedule(ctx, batch, now)
@@ -177,7 +177,7 @@ func (s *Scheduler) nodeEvent(e client.Event) {
 		s.columns.dropNode(n.Name)
 		return
 	}
-	s.node = s.columns.setNode(n) || s.node
+	s.changed.node = s.columns.setNode(n) || s.changed.node
 }
 
 func (s *Scheduler) podEvent(e client.Event) {
@@ -191,7 +191,7 @@ func (s *Scheduler) podEvent(e client.Event) {
 
 func (s *Scheduler) podGone(p *corev1.Pod) {
 	s.dequeue(p.UID)
-	s.room = s.columns.remove(p.UID) || s.room
+	s.changed.room = s.columns.remove(p.UID) || s.changed.room
 }
 
 func (s *Scheduler) podChanged(p *corev1.Pod) {
@@ -226,7 +226,7 @@ func (s *Scheduler) dequeue(uid types.UID) {
 	s.queue.drop(uid)
 	if s.columns.nominated[uid] != nil {
 		delete(s.columns.nominated, uid)
-		s.room = true
+		s.changed.room = true
 	}
 }
 
@@ -245,10 +245,11 @@ func (s *Scheduler) podBound(p *corev1.Pod) {
 	now := &placed{uid: p.UID, node: p.Spec.NodeName, class: s.classes.of(p), group: groupOf(p), priority: priority, pod: p}
 	if old != nil {
 		now.victim = old.victim
-		s.room = s.room || old.node != now.node || !slices.Equal(old.class.requests, now.class.requests)
+		s.changed.room = s.changed.room || old.node != now.node || !slices.Equal(old.class.requests, now.class.requests)
 		s.columns.remove(p.UID)
 	}
 	s.columns.place(now)
+	s.changed.added = true
 }
 
 // resizes tells whether a pod's resources are being changed in place, during which the node may grant it others than its spec names.

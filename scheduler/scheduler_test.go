@@ -230,6 +230,20 @@ func TestWhatWakesAWaitingPod(t *testing.T) {
 	}
 }
 
+func TestPodWaitsForOthersToEvenOut(t *testing.T) {
+	play(t, func(t *testing.T, a *api) {
+		app := func(p *corev1.Pod) { p.Labels = map[string]string{"app": "x"} }
+		controllertest.Put(a.API, node("a"))
+		controllertest.Put(a.API, node("b", allocatable("cpu=1")))
+		controllertest.Put(a.API, pod("r", app, on("a")))
+		controllertest.Put(a.API, pod("p", requests("cpu=2"), spreads(corev1.LabelHostname, 1, corev1.DoNotSchedule)))
+		a.expect(t, "p=- r=a")
+		controllertest.Put(a.API, pod("s", app, on("b")))
+		time.Sleep(mostBackoff)
+		a.expect(t, "p=a r=a s=b")
+	})
+}
+
 func TestHigherPriorityGoesFirst(t *testing.T) {
 	play(t, func(t *testing.T, a *api) {
 		for i, p := range []int32{0, 5, -1, 9} {

@@ -68,7 +68,12 @@ func fewestTaints(r *run, n *columns, i int32) float64 {
 // spreadOverNodes is lower with each pod of the same controller that the node has. It falls by the same step for each,
 // so that a node's score depends on no other node: the step is such that the fullest node at the start of the run has 0.
 // Zones are compared in pick, where all nodes of a zone rise and fall together.
+//
+// Pods with rules of their own are spread by those alone.
 func spreadOverNodes(r *run, _ *columns, i int32) float64 {
+	if len(r.class.rules) > 0 {
+		return spreadByRules(r.class, i)
+	}
 	return best - r.step*float64(r.count[i])
 }
 
