@@ -1,6 +1,7 @@
 package kinds
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -73,6 +74,14 @@ func LabelCell(labels map[string]string) string {
 	}
 	slices.Sort(pairs)
 	return strings.Join(pairs, ",")
+}
+
+// FewCell joins the first values of a list, and tells how many more there are: "a,b + 3 more...".
+func FewCell(values []string, shown int, separator string) string {
+	if len(values) <= shown {
+		return strings.Join(values, separator)
+	}
+	return fmt.Sprintf("%s + %d more...", strings.Join(values[:shown], separator), len(values)-shown)
 }
 
 // SelectorCell prints a label selector as kubectl does: None when absent or empty, "<error>" when invalid.

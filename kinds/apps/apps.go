@@ -3,20 +3,25 @@
 package apps
 
 import (
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 
 	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
-// selectorText prints a selector for the status of a Scale; an invalid one selects nothing that could be printed.
-func selectorText(s *metav1.LabelSelector) string {
-	parsed, err := metav1.LabelSelectorAsSelector(s)
-	if err != nil {
-		return ""
+// scaleOf is the scale of a workload. An invalid selector selects nothing that could be printed.
+func scaleOf(replicas *int32, selector *metav1.LabelSelector, current int32) *autoscalingv1.Scale {
+	out := &autoscalingv1.Scale{
+		Spec:   autoscalingv1.ScaleSpec{Replicas: ptr.Deref(replicas, 1)},
+		Status: autoscalingv1.ScaleStatus{Replicas: current},
 	}
-	return parsed.String()
+	if parsed, err := metav1.LabelSelectorAsSelector(selector); err == nil {
+		out.Status.Selector = parsed.String()
+	}
+	return out
 }
 
 // notNegativeCounts reports status counts below zero, in order.

@@ -57,10 +57,7 @@ func Deployment() *kinds.Kind {
 		Scale: &kinds.Scale{
 			Get: func(o kinds.Object) *autoscalingv1.Scale {
 				d := o.(*appsv1.Deployment)
-				return &autoscalingv1.Scale{
-					Spec:   autoscalingv1.ScaleSpec{Replicas: ptr.Deref(d.Spec.Replicas, 1)},
-					Status: autoscalingv1.ScaleStatus{Replicas: d.Status.Replicas, Selector: selectorText(d.Spec.Selector)},
-				}
+				return scaleOf(d.Spec.Replicas, d.Spec.Selector, d.Status.Replicas)
 			},
 			SetReplicas:  func(o kinds.Object, n int32) { o.(*appsv1.Deployment).Spec.Replicas = &n },
 			ReplicasPath: map[string]string{"v1": ".spec.replicas"},

@@ -54,10 +54,7 @@ func ReplicaSet() *kinds.Kind {
 		Scale: &kinds.Scale{
 			Get: func(o kinds.Object) *autoscalingv1.Scale {
 				s := o.(*appsv1.ReplicaSet)
-				return &autoscalingv1.Scale{
-					Spec:   autoscalingv1.ScaleSpec{Replicas: ptr.Deref(s.Spec.Replicas, 1)},
-					Status: autoscalingv1.ScaleStatus{Replicas: s.Status.Replicas, Selector: selectorText(s.Spec.Selector)},
-				}
+				return scaleOf(s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas)
 			},
 			SetReplicas:  func(o kinds.Object, n int32) { o.(*appsv1.ReplicaSet).Spec.Replicas = &n },
 			ReplicasPath: map[string]string{"v1": ".spec.replicas"},

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
@@ -30,11 +31,18 @@ func StatefulSet() *kinds.Kind {
 		Namespaced: true,
 		Versions:   []kinds.Version{kinds.V[appsv1.StatefulSet, appsv1.StatefulSetList]("v1")},
 		// Pods are named after the set, and their names are host names.
-		ValidateName:        apivalidation.NameIsDNSLabel,
-		Default:             kinds.On(defaultStatefulSet),
-		PrepareCreate:       kinds.On(func(s *appsv1.StatefulSet) { s.Status = appsv1.StatefulSetStatus{} }),
-		PrepareUpdate:       kinds.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Status = old.Status }),
-		Validate:            kinds.Check(validateStatefulSet),
+		ValidateName:  apivalidation.NameIsDNSLabel,
+		Default:       kinds.On(defaultStatefulSet),
+		PrepareCreate: kinds.On(func(s *appsv1.StatefulSet) { s.Status = appsv1.StatefulSetStatus{} }),
+		PrepareUpdate: kinds.OnUpdate(func(s, old *appsv1.StatefulSet) { s.Status = old.Status }),
+		Validate: kinds.Check(func(s *appsv1.StatefulSet) field.ErrorList {
+			r := check.Report{Errs: validateStatefulSet(s)}
+			// Old sets may have any: the name is the pods' subdomain, and those that cannot work have no pods.
+			if n := s.Spec.ServiceName; n != "" {
+				r.Invalid(field.NewPath("spec", "serviceName"), n, validation.IsDNS1123Label(n)...)
+			}
+			return r.Errs
+		}),
 		ValidateUpdate:      kinds.CheckUpdate(validateStatefulSetUpdate),
 		Warnings:            kinds.Warn(warnStatefulSet),
 		HasGeneration:       true,
@@ -61,10 +69,7 @@ func StatefulSet() *kinds.Kind {
 		Scale: &kinds.Scale{
 			Get: func(o kinds.Object) *autoscalingv1.Scale {
 				s := o.(*appsv1.StatefulSet)
-				return &autoscalingv1.Scale{
-					Spec:   autoscalingv1.ScaleSpec{Replicas: ptr.Deref(s.Spec.Replicas, 1)},
-					Status: autoscalingv1.ScaleStatus{Replicas: s.Status.Replicas, Selector: selectorText(s.Spec.Selector)},
-				}
+				return scaleOf(s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas)
 			},
 			SetReplicas:  func(o kinds.Object, n int32) { o.(*appsv1.StatefulSet).Spec.Replicas = &n },
 			ReplicasPath: map[string]string{"v1": ".spec.replicas"},

@@ -3,7 +3,6 @@ package autoscaling
 
 import (
 	"fmt"
-	"strings"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -132,10 +131,7 @@ func metricsCell(specs []autoscalingv2.MetricSpec, statuses []autoscalingv2.Metr
 		}
 		list = append(list, metricCell(&specs[i], &status))
 	}
-	if len(list) > shownMetrics {
-		return fmt.Sprintf("%s + %d more...", strings.Join(list[:shownMetrics], ", "), len(list)-shownMetrics)
-	}
-	return strings.Join(list, ", ")
+	return kinds.FewCell(list, shownMetrics, ", ")
 }
 
 // metricCell prints what a metric is beside what it should be: "cpu: 55%/80%".

@@ -1,10 +1,8 @@
 package core
 
 import (
-	"fmt"
 	"net"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -139,8 +137,5 @@ func endpointsCell(e *corev1.Endpoints) string {
 			}
 		}
 	}
-	if len(all) > shownEndpoints {
-		return fmt.Sprintf("%s + %d more...", strings.Join(all[:shownEndpoints], ","), len(all)-shownEndpoints)
-	}
-	return strings.Join(all, ",")
+	return kinds.FewCell(all, shownEndpoints, ",")
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -253,10 +252,7 @@ func endpointsCell(endpoints []discoveryv1.Endpoint) string {
 }
 
 func listCell(all []string) string {
-	if len(all) > shown {
-		return fmt.Sprintf("%s + %d more...", strings.Join(all[:shown], ","), len(all)-shown)
-	}
-	if list := strings.Join(all, ","); list != "" {
+	if list := kinds.FewCell(all, shown, ","); list != "" {
 		return list
 	}
 	return "<unset>"

@@ -245,11 +245,8 @@ func hostsCell(rules []networkingv1.IngressRule) string {
 			hosts = append(hosts, r.Host)
 		}
 	}
-	switch {
-	case len(hosts) == 0:
+	if len(hosts) == 0 {
 		return "*"
-	case len(hosts) > shownHosts:
-		return fmt.Sprintf("%s + %d more...", strings.Join(hosts[:shownHosts], ","), len(hosts)-shownHosts)
 	}
-	return strings.Join(hosts, ",")
+	return kinds.FewCell(hosts, shownHosts, ",")
 }
