@@ -12,6 +12,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,14 +101,19 @@ func New(opts Options) (*Proxy, error) {
 // Name is the component's name in logs.
 func (p *Proxy) Name() string { return "proxy" }
 
-// Reset removes the table of a node that is given up. Only Table, NetNS and ClusterCIDRs of the options count.
+// Reset removes the table of a node that is given up. Only Table and NetNS of the options count.
 func Reset(opts Options) error {
-	p, err := New(opts)
-	if err != nil {
-		return err
+	k := &kernel{table: newTableOf(cmp.Or(opts.Table, DefaultTable))}
+	defer k.close()
+	if opts.NetNS != "" {
+		netns, err := os.Open(opts.NetNS)
+		if err != nil {
+			return fmt.Errorf("open network namespace: %w", err)
+		}
+		defer netns.Close()
+		k.netns = int(netns.Fd())
 	}
-	defer p.close()
-	return p.kernel.remove()
+	return k.remove()
 }
 
 func (p *Proxy) close() {
