@@ -60,5 +60,8 @@ func (k Kubeconfig) Write(file string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("write kubeconfig: %w", err)
 	}
-	return writeFile(file, data, 0o600)
+	if err := writeFile(file, data, 0o600); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(file))
 }

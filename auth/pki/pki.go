@@ -72,7 +72,7 @@ func Open(dir string) (*Authority, error) {
 		return nil, err
 	}
 	a.signing = signing
-	return a, nil
+	return a, syncDir(dir)
 }
 
 // CA returns the PEM of the certificates that clients of the cluster trust.
@@ -254,7 +254,7 @@ func parseCerts(data []byte) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// writeFile replaces file at once: a crash leaves the old content or the new one.
+// writeFile replaces file at once: a crash leaves the old content or the new one. The new one is sure once syncDir has been called.
 func writeFile(file string, data []byte, mode os.FileMode) error {
 	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
 	if err != nil {
@@ -269,7 +269,7 @@ func writeFile(file string, data []byte, mode os.FileMode) error {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}
-	return syncDir(filepath.Dir(file))
+	return nil
 }
 
 func syncDir(dir string) error {
