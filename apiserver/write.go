@@ -260,6 +260,9 @@ func (s *Server) keepSystemFields(w *write, obj, current kinds.Object) {
 	if prepare != nil {
 		prepare(obj, current)
 	}
+	if w.sub != nil && w.sub.Stamp != nil {
+		w.sub.Stamp(obj, current, metav1.NewTime(s.now()))
+	}
 	if obj.GetUID() == "" {
 		obj.SetUID(current.GetUID())
 	}
