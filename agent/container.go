@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/kebernetes/kebernetes/agent/env"
 	"github.com/kebernetes/kebernetes/agent/image"
 	"github.com/kebernetes/kebernetes/agent/lifecycle"
 	"github.com/kebernetes/kebernetes/agent/spec"
@@ -245,7 +244,7 @@ func (w *worker) drop(name, id string) {
 
 // containerConfig puts a container's configuration together.
 func (w *worker) containerConfig(ctx context.Context, l launch) (*rt.ContainerConfig, error) {
-	vars, err := env.Make(ctx, l.pod, l.c, w.a.services(l.pod), objects{w.a})
+	vars, err := spec.Environment(ctx, l.pod, l.c, w.a.services(l.pod), objects{w.a})
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +258,7 @@ func (w *worker) containerConfig(ctx context.Context, l launch) (*rt.ContainerCo
 		return nil, err
 	}
 	return spec.Config(l.pod, spec.Container{
-		Spec: l.c, Attempt: l.attempt, Image: l.image, Env: vars, Mounts: mounts, Lookup: lookup, Expand: env.Expand, TargetID: l.target,
+		Spec: l.c, Attempt: l.attempt, Image: l.image, Env: vars, Mounts: mounts, Lookup: lookup, TargetID: l.target,
 		Resources: spec.Resources(l.pod, l.c, l.resources, w.a.oom, w.a.groups != nil && w.a.groups.V2),
 	}, w.input(l.pod, 0))
 }

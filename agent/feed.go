@@ -17,7 +17,6 @@ import (
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 	kubelettypes "k8s.io/kubelet/pkg/types"
 
-	"github.com/kebernetes/kebernetes/agent/admit"
 	"github.com/kebernetes/kebernetes/agent/lifecycle"
 	"github.com/kebernetes/kebernetes/agent/spec"
 	"github.com/kebernetes/kebernetes/client"
@@ -122,7 +121,7 @@ func (a *Agent) admit(pod *corev1.Pod) *lifecycle.Verdict {
 	if !ok {
 		n = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.NodeName}, Status: corev1.NodeStatus{Allocatable: a.keeper.Allocatable}}
 	}
-	return admit.Pod(pod, n, a.running(pod.UID))
+	return lifecycle.Admit(pod, n, a.running(pod.UID))
 }
 
 // running lists the pods that hold resources of the node, but for one.
@@ -174,7 +173,7 @@ func (a *Agent) weigh() {
 	var sum int64
 	for _, p := range a.running("") {
 		if lifecycle.QOS(p) == corev1.PodQOSBurstable {
-			cpu := admit.Requests(p)[corev1.ResourceCPU]
+			cpu := lifecycle.Requests(p)[corev1.ResourceCPU]
 			sum += spec.Shares(&cpu)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/kebernetes/kebernetes/agent/cgroup"
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/cri/critest"
+	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/volume"
 )
 
@@ -129,7 +130,7 @@ func testRealFiles(t *testing.T, n *realNode) {
 		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Data: map[string][]byte{"pass": []byte("word")}},
 		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "my-db"}, Spec: corev1.ServiceSpec{ClusterIP: "10.43.0.7", Ports: []corev1.ServicePort{{Name: "sql", Port: 5432, Protocol: corev1.ProtocolTCP}}}},
 	} {
-		k := n.client.Table().Kind(o.GetObjectKind().GroupVersionKind().GroupKind())
+		var k *kinds.Kind
 		switch o := o.(type) {
 		case *corev1.ConfigMap:
 			k = client.KindOf[*corev1.ConfigMap](n.client)

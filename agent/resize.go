@@ -8,7 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kebernetes/kebernetes/agent/admit"
 	"github.com/kebernetes/kebernetes/agent/lifecycle"
 	"github.com/kebernetes/kebernetes/agent/spec"
 	"github.com/kebernetes/kebernetes/client"
@@ -51,7 +50,7 @@ func (w *worker) allocate(pod *corev1.Pod, others []*corev1.Pod) {
 	if !ok {
 		n = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: w.a.NodeName}, Status: corev1.NodeStatus{Allocatable: w.a.keeper.Allocatable}}
 	}
-	if refused := admit.Resize(pod, n, others); refused != nil {
+	if refused := lifecycle.AdmitResize(pod, n, others); refused != nil {
 		w.state.Resize = refused
 		return
 	}

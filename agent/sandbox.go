@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/kebernetes/kebernetes/agent/admit"
 	"github.com/kebernetes/kebernetes/agent/cgroup"
 	"github.com/kebernetes/kebernetes/agent/lifecycle"
 	"github.com/kebernetes/kebernetes/agent/spec"
@@ -105,7 +104,7 @@ func (w *worker) makeSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 
 // podLimits are those of the whole pod: a limit only when every container has one.
 func podLimits(pod *corev1.Pod) cgroup.Limits {
-	requests, limits := admit.Requests(pod), admit.Limits(pod)
+	requests, limits := lifecycle.Requests(pod), lifecycle.Limits(pod)
 	cpu := requests[corev1.ResourceCPU]
 	out := cgroup.Limits{Shares: spec.Shares(&cpu)}
 	bounded := func(name corev1.ResourceName) bool {

@@ -16,9 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/kebernetes/kebernetes/agent/env"
 	"github.com/kebernetes/kebernetes/agent/image"
 	"github.com/kebernetes/kebernetes/agent/lifecycle"
+	"github.com/kebernetes/kebernetes/agent/spec"
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/volume"
 )
@@ -28,7 +28,7 @@ type objects struct{ a *Agent }
 
 var (
 	_ volume.Objects = objects{}
-	_ env.Sources    = objects{}
+	_ spec.Sources   = objects{}
 )
 
 func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
@@ -327,7 +327,7 @@ func subPath(pod *corev1.Pod, c *corev1.Container, vm *corev1.VolumeMount, looku
 	sub := vm.SubPath
 	if vm.SubPathExpr != "" {
 		missing := ""
-		sub = env.Expand(vm.SubPathExpr, func(name string) (string, bool) {
+		sub = spec.Expand(vm.SubPathExpr, func(name string) (string, bool) {
 			v, ok := lookup(name)
 			if !ok {
 				missing = name

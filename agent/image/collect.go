@@ -70,7 +70,7 @@ func (c *Collector) Collect(ctx context.Context, now time.Time) error {
 	want := capacity*(100-lowPercent)/100 - min(available, capacity*(100-lowPercent)/100)
 	freed, err := c.free(ctx, images, inUse, want, now)
 	if err == nil && freed < want {
-		err = fmt.Errorf("Failed to garbage collect required amount of images. Attempted to free %d bytes, but only found %d bytes eligible to free.", want, freed)
+		err = fmt.Errorf("free %d bytes of images: only %d bytes are unused", want, freed)
 	}
 	return err
 }

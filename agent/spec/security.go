@@ -98,7 +98,7 @@ func seccomp(p *corev1.SeccompProfile, dir string) (*rt.SecurityProfile, error) 
 	case p.Type == corev1.SeccompProfileTypeRuntimeDefault:
 		return &rt.SecurityProfile{ProfileType: rt.SecurityProfile_RuntimeDefault}, nil
 	case p.LocalhostProfile == nil || *p.LocalhostProfile == "":
-		return nil, fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost.")
+		return nil, fmt.Errorf("localhostProfile must be set if seccompProfile type is Localhost")
 	}
 	return &rt.SecurityProfile{ProfileType: rt.SecurityProfile_Localhost, LocalhostRef: filepath.Join(dir, filepath.Clean("/"+*p.LocalhostProfile))}, nil
 }

@@ -1,5 +1,5 @@
-// Package spec turns pods into what the runtime is asked for: sandbox and container configurations, host names, hosts files,
-// DNS and resources. Pure. Only agent imports it.
+// Package spec turns pods into what the runtime is asked for: sandbox and container configurations, environments, host names,
+// hosts files, DNS and resources. Pure, but that environments read what they refer to. Only agent imports it.
 package spec
 
 import (
@@ -119,7 +119,6 @@ type Container struct {
 	Mounts  []*rt.Mount
 	// Lookup resolves $(VAR) in command and arguments.
 	Lookup    func(string) (string, bool)
-	Expand    func(string, func(string) (string, bool)) string
 	Resources *rt.LinuxContainerResources
 	// TargetID is the container whose process namespace an ephemeral container joins; "" for none.
 	TargetID string
@@ -167,7 +166,7 @@ func Config(pod *corev1.Pod, c Container, in Input) (*rt.ContainerConfig, error)
 func expandAll(list []string, c Container) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
-		out[i] = c.Expand(s, c.Lookup)
+		out[i] = Expand(s, c.Lookup)
 	}
 	return out
 }

@@ -130,7 +130,7 @@ func TestCheckNonRoot(t *testing.T) {
 func TestConfigOutlivesTheAgent(t *testing.T) {
 	pod := testPod()
 	pod.Spec.Containers[0].Image = "img"
-	config, err := Config(pod, Container{Spec: &pod.Spec.Containers[0], Attempt: 7, Expand: func(s string, _ func(string) (string, bool)) string { return s }}, Input{NodeName: "n", LogDir: "/logs"})
+	config, err := Config(pod, Container{Spec: &pod.Spec.Containers[0], Attempt: 7}, Input{NodeName: "n", LogDir: "/logs"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,4 @@
-// Package env makes the environments of containers: values, references to fields, resources, ConfigMaps and Secrets,
-// expansion of $(VAR), and the variables that point at services. Only agent imports it.
-package env
+package spec
 
 import (
 	"context"
@@ -24,9 +22,9 @@ type Sources interface {
 	Allocatable() corev1.ResourceList
 }
 
-// Make returns the environment of a container. services are those of the pod's namespace and "kubernetes" of default; the
+// Environment returns the environment of a container. services are those of the pod's namespace and "kubernetes" of default; the
 // pod's status holds its addresses. Errors are what the container waits for, in upstream's words.
-func Make(ctx context.Context, pod *corev1.Pod, c *corev1.Container, services []*corev1.Service, src Sources) ([]*rt.KeyValue, error) {
+func Environment(ctx context.Context, pod *corev1.Pod, c *corev1.Container, services []*corev1.Service, src Sources) ([]*rt.KeyValue, error) {
 	values := map[string]string{}
 	for _, from := range c.EnvFrom {
 		if err := all(ctx, pod.Namespace, from, src, values); err != nil {

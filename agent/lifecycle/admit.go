@@ -1,6 +1,4 @@
-// Package admit decides whether a node takes a pod that was bound to it: the node's own check of what a scheduler should have
-// seen, for pods that bypass it and for races. Pure. Only agent imports it.
-package admit
+package lifecycle
 
 import (
 	"fmt"
@@ -10,14 +8,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	helpers "k8s.io/component-helpers/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
-
-	"github.com/kebernetes/kebernetes/agent/lifecycle"
 )
 
-// Pod returns nil when the node takes the pod beside those that it has, else why not, in upstream's words.
-func Pod(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *lifecycle.Verdict {
-	reject := func(reason, format string, args ...any) *lifecycle.Verdict {
-		return &lifecycle.Verdict{Reason: reason, Message: "Pod was rejected: " + fmt.Sprintf(format, args...)}
+// Admit returns nil when the node takes the pod beside those that it has, else why not, in upstream's words.
+func Admit(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *Verdict {
+	reject := func(reason, format string, args ...any) *Verdict {
+		return &Verdict{Reason: reason, Message: "Pod was rejected: " + fmt.Sprintf(format, args...)}
 	}
 	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
 		return reject("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS")
@@ -143,7 +139,7 @@ func hostPorts(pod *corev1.Pod) (out []hostPort) {
 		}
 	}
 	for i := range pod.Spec.InitContainers {
-		if lifecycle.Sidecar(&pod.Spec.InitContainers[i]) {
+		if Sidecar(&pod.Spec.InitContainers[i]) {
 			add(&pod.Spec.InitContainers[i])
 		}
 	}
@@ -153,8 +149,8 @@ func hostPorts(pod *corev1.Pod) (out []hostPort) {
 	return out
 }
 
-// Resize says whether the node can give a pod new resources beside the other pods: nil, or the condition that says why not.
-func Resize(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *corev1.PodCondition {
+// AdmitResize says whether the node can give a pod new resources beside the other pods: nil, or the condition that says why not.
+func AdmitResize(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *corev1.PodCondition {
 	refuse := func(reason, message string) *corev1.PodCondition {
 		return &corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: reason, Message: message}
 	}

@@ -1,4 +1,4 @@
-package env
+package spec
 
 import (
 	"context"
@@ -59,7 +59,7 @@ func (sources) Allocatable() corev1.ResourceList {
 	return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("1Gi")}
 }
 
-func TestMake(t *testing.T) {
+func TestEnvironment(t *testing.T) {
 	yes, no := true, false
 	cfg := func(name string) corev1.LocalObjectReference { return corev1.LocalObjectReference{Name: name} }
 	field := func(path string) *corev1.EnvVarSource {
@@ -91,7 +91,7 @@ func TestMake(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.c.Name = "c"
 			pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "ns", Labels: map[string]string{"app": "web"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{test.c}}, Status: corev1.PodStatus{PodIP: "10.0.0.1"}}
-			vars, err := Make(t.Context(), pod, &test.c, nil, sources{})
+			vars, err := Environment(t.Context(), pod, &test.c, nil, sources{})
 			if err != nil || test.err != "" {
 				if err == nil || err.Error() != test.err {
 					t.Fatalf("error %v, want %q", err, test.err)
