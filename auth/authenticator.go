@@ -61,6 +61,8 @@ func (a *Authenticator) Authenticate(r *http.Request) (*User, error) {
 		a.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request refused", slog.Any("error", err))
 		return nil, ErrUnauthorized
 	}
+	// Whatever kind of credentials it held: a proxied request must not carry them to a pod.
+	r.Header.Del("Authorization")
 	return a.impersonate(user, r)
 }
 

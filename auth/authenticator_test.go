@@ -264,6 +264,7 @@ func TestAuthenticate(t *testing.T) {
 	}{
 		"certificate":               {tls: adminTLS, user: "admin", group: GroupMasters},
 		"certificate, once more":    {tls: adminTLS, user: "admin", group: GroupAuthenticated},
+		"certificate and token":     {tls: adminTLS, authorization: "Bearer " + token, user: "admin", group: GroupMasters},
 		"expired certificate":       {tls: expiredTLS},
 		"foreign certificate":       {tls: otherTLS},
 		"token":                     {authorization: "Bearer " + token, user: "system:serviceaccount:ns:sa", group: "system:serviceaccounts:ns"},
@@ -295,7 +296,10 @@ func TestAuthenticate(t *testing.T) {
 				return
 			}
 			if err != nil || u.Name != tc.user || !slices.Contains(u.Groups, tc.group) {
-				t.Errorf("got %+v, %v", u, err)
+				t.Fatalf("got %+v, %v", u, err)
+			}
+			if len(r.Header["Authorization"]) > 0 {
+				t.Error("the header is still there")
 			}
 			if u.Name != Anonymous && strings.Contains(strings.Join(append(r.Header.Values("Authorization"), r.Header.Values("Sec-Websocket-Protocol")...), " "), token) {
 				t.Error("the token is still in the headers")
