@@ -465,18 +465,22 @@ func cluster(n int) *world {
 	return build(nodes, nil)
 }
 
-// BenchmarkPick places pods in runs of 256, one by one, and one by one with an affinity that is new each time.
+// BenchmarkPick places pods in runs of 256, one by one, one by one with an affinity that is new each time, and in runs with a
+// hard rule to spread them over zones.
 func BenchmarkPick(b *testing.B) {
 	for _, nodes := range []int{1000, 5000} {
-		for _, kind := range []string{"run", "single", "affinity"} {
+		for _, kind := range []string{"run", "single", "affinity", "spread"} {
 			b.Run(fmt.Sprintf("%s/%d", kind, nodes), func(b *testing.B) {
 				w := cluster(nodes)
 				size := 1
-				if kind == "run" {
+				if kind == "run" || kind == "spread" {
 					size = 256
 				}
 				for i := 0; i < b.N; i += size {
 					p := pod("p", requests("cpu=100m memory=50Mi"), owned("rs"))
+					if kind == "spread" {
+						spreads(corev1.LabelTopologyZone, 1, corev1.DoNotSchedule)(p)
+					}
 					if kind == "affinity" {
 						requires(expression(corev1.LabelTopologyZone, corev1.NodeSelectorOpIn, "1", fmt.Sprint("other-", i)))(p)
 					}
