@@ -123,9 +123,9 @@ func TestIndexHoldsOwnWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI()
 		c := api.Client()
-		index := controller.NewIndex(func(obj client.Object, add func(string)) {
+		index := controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
 			for l := range obj.GetLabels() {
-				add(l)
+				add(controller.Group{l})
 			}
 		})
 		controllertest.Start(t, api.Env(t).NewLoop(c, controller.Controller{
@@ -134,8 +134,8 @@ func TestIndexHoldsOwnWrites(t *testing.T) {
 				add(controller.Key{Name: "all"})
 			}}},
 			Reconcile: func(ctx context.Context, _ controller.Key) (time.Duration, error) {
-				n := index.Len("wanted")
-				if n == 50 || index.Len("seed") == 0 {
+				n := index.Len(controller.Group{"wanted"})
+				if n == 50 || index.Len(controller.Group{"seed"}) == 0 {
 					return 0, nil
 				}
 				_, err := client.Create(ctx, c, configMap(fmt.Sprintf("w%d", n), "wanted"))
@@ -150,7 +150,7 @@ func TestIndexHoldsOwnWrites(t *testing.T) {
 		}
 		controllertest.Drop[*corev1.ConfigMap](api, "ns", "seed")
 		synctest.Wait()
-		if got := controller.Indexed[*corev1.ConfigMap](index, "seed"); len(got) != 0 {
+		if got := controller.Indexed[*corev1.ConfigMap](index, controller.Group{"seed"}); len(got) != 0 {
 			t.Errorf("the index still holds %v", got)
 		}
 	})
@@ -159,7 +159,7 @@ func TestIndexHoldsOwnWrites(t *testing.T) {
 func TestIndexNoticesDeletionsAfterLostEvents(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI()
-		index := controller.NewIndex(func(obj client.Object, add func(string)) { add(obj.GetNamespace()) })
+		index := controller.NewIndex(func(obj client.Object, add func(controller.Group)) { add(controller.Group{obj.GetNamespace()}) })
 		var mu sync.Mutex
 		var gone []string
 		release := make(chan struct{})
@@ -191,7 +191,7 @@ func TestIndexNoticesDeletionsAfterLostEvents(t *testing.T) {
 		if !slices.Equal(gone, []string{"first"}) {
 			t.Errorf("deletions seen: %v, want first", gone)
 		}
-		if n := index.Len("ns"); n != 2 {
+		if n := index.Len(controller.Group{"ns"}); n != 2 {
 			t.Errorf("index holds %d objects, want 2", n)
 		}
 	})

@@ -52,9 +52,9 @@ func (g *collector) follow(k *kinds.Kind) (controller.Watch, bool) {
 	if !deletable(k) || k.Resource == "events" {
 		return controller.Watch{}, false
 	}
-	index := controller.NewIndex(func(obj client.Object, add func(string)) {
+	index := controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
 		for _, ref := range obj.GetOwnerReferences() {
-			add(string(ref.UID))
+			add(controller.OwnedBy(ref.UID))
 		}
 	})
 	g.mu.Lock()
@@ -143,7 +143,7 @@ func (g *collector) dependents(uid types.UID) []dependent {
 	defer g.mu.RUnlock()
 	var out []dependent
 	for k, index := range g.indexes {
-		for _, obj := range controller.Indexed[client.Object](index, string(uid)) {
+		for _, obj := range controller.Indexed[client.Object](index, controller.OwnedBy(uid)) {
 			out = append(out, dependent{k, controller.Key{Resource: k.GroupResource().String(), Namespace: obj.GetNamespace(), Name: obj.GetName()}, obj})
 		}
 	}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,7 +27,6 @@ func Nodes(env controller.Env) *controller.Loop {
 	r := &nodes{
 		client: c,
 		events: client.NewRecorder(c, "node-controller", env.Logger),
-		pods:   controller.NewIndex(byNode),
 		seen:   map[string]heartbeat{},
 		zones:  map[string]*rate.Limiter{},
 	}
@@ -34,24 +34,21 @@ func Nodes(env controller.Env) *controller.Loop {
 		Name: "node-lifecycle-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*coordinationv1.Lease](c), Keys: r.renewed},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods},
 			{Resource: client.ResourceOf[*corev1.Node](c), Keys: r.changed},
 		},
 		Reconcile: r.reconcile,
 	})
 }
 
-// byNode groups pods by the node that they are bound to.
-func byNode(obj client.Object, add func(string)) {
-	if node := obj.(*corev1.Pod).Spec.NodeName; node != "" {
-		add(node)
-	}
+// podsOn returns the pods of a node. It looks at all pods: controllers ask only when something has happened to a node, which is
+// so much rarer than things that happen to pods that an index would cost more than it spares.
+func podsOn(c *client.Client, node string) []*corev1.Pod {
+	return slices.DeleteFunc(client.List[*corev1.Pod](c, c.Snapshot(), "", nil), func(pod *corev1.Pod) bool { return pod.Spec.NodeName != node })
 }
 
 type nodes struct {
 	client *client.Client
 	events *client.Recorder
-	pods   *controller.Index // by node
 
 	mu    sync.Mutex
 	seen  map[string]heartbeat     // by node
@@ -174,7 +171,7 @@ func (r *nodes) forget(name string) {
 // markPods makes the pods of a node that nobody hears of not ready, so that no traffic goes there.
 func (r *nodes) markPods(ctx context.Context, node *corev1.Node) error {
 	var ready []*corev1.Pod
-	for _, pod := range controller.Indexed[*corev1.Pod](r.pods, node.Name) {
+	for _, pod := range podsOn(r.client, node.Name) {
 		if controller.PodReady(pod) {
 			ready = append(ready, pod)
 		}

@@ -27,9 +27,9 @@ func NodeIPAM(env controller.Env, ranges []netip.Prefix) *controller.Loop {
 	r := &nodeIPAM{
 		client: c,
 		events: client.NewRecorder(c, "cidrAllocator", env.Logger),
-		nodes: controller.NewIndex(func(obj client.Object, add func(string)) {
+		nodes: controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
 			for _, cidr := range podCIDRs(obj.(*corev1.Node)) {
-				add(cidr)
+				add(controller.Group{cidr})
 			}
 		}),
 	}
@@ -81,7 +81,7 @@ func (r *nodeIPAM) reconcile(ctx context.Context, key controller.Key) (time.Dura
 	}
 	var cidrs []string
 	for _, p := range r.pools {
-		cidr, ok := p.next(func(s string) bool { return r.nodes.Len(s) > 0 })
+		cidr, ok := p.next(func(s string) bool { return r.nodes.Len(controller.Group{s}) > 0 })
 		if !ok {
 			r.events.Event(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: %s", node.Name, "CIDRNotAvailable")
 			return 0, nil

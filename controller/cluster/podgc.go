@@ -25,8 +25,6 @@ const (
 	finishedPods = 12500
 	// nodeQuarantine is how long a node must be gone before its pods are: it may only be registering again.
 	nodeQuarantine = 40 * time.Second
-	// finishedGroup indexes the pods that have run to their end. No node can have that name.
-	finishedGroup = "/finished"
 )
 
 // PodGC deletes the pods that nobody else ends: on nodes that are gone or declared out of service, being deleted before they were
@@ -35,10 +33,9 @@ func PodGC(env controller.Env) *controller.Loop {
 	c := env.Client("pod-garbage-collector")
 	r := &podGC{
 		client: c,
-		pods: controller.NewIndex(func(obj client.Object, add func(string)) {
-			byNode(obj, add)
+		finished: controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
 			if controller.PodFinished(obj.(*corev1.Pod)) {
-				add(finishedGroup)
+				add(controller.Group{})
 			}
 		}),
 		gone: map[string]time.Time{},
@@ -46,7 +43,7 @@ func PodGC(env controller.Env) *controller.Loop {
 	return env.NewLoop(c, controller.Controller{
 		Name: "pod-garbage-collector-controller",
 		Watches: []controller.Watch{
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: r.podChanged},
+			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.finished, Keys: r.podChanged},
 			{Resource: client.ResourceOf[*corev1.Node](c), Keys: r.nodeChanged},
 		},
 		Reconcile: r.reconcile,
@@ -55,7 +52,8 @@ func PodGC(env controller.Env) *controller.Loop {
 
 type podGC struct {
 	client *client.Client
-	pods   *controller.Index // by node, and those finished
+	// finished holds the pods that have run to their end, in one group.
+	finished *controller.Index
 
 	mu   sync.Mutex
 	gone map[string]time.Time // nodes that pods name and that do not exist, and since when
@@ -66,7 +64,7 @@ func (r *podGC) podChanged(ev client.Event, add func(controller.Key)) {
 	if ev.Type == client.Delete {
 		return
 	}
-	if controller.PodFinished(pod) && r.pods.Len(finishedGroup) > finishedPods {
+	if controller.PodFinished(pod) && r.finished.Len(controller.Group{}) > finishedPods {
 		add(controller.Key{})
 	}
 	if pod.Spec.NodeName == "" {
@@ -91,7 +89,7 @@ func (r *podGC) nodeChanged(ev client.Event, add func(controller.Key)) {
 			return
 		}
 	}
-	for _, pod := range controller.Indexed[*corev1.Pod](r.pods, node.Name) {
+	for _, pod := range podsOn(r.client, node.Name) {
 		add(controller.KeyOf(pod))
 	}
 }
@@ -146,7 +144,7 @@ func (r *podGC) since(node string, now time.Time) time.Time {
 
 // thin deletes the oldest finished pods beyond the threshold.
 func (r *podGC) thin(ctx context.Context) error {
-	pods := controller.Indexed[*corev1.Pod](r.pods, finishedGroup)
+	pods := controller.Indexed[*corev1.Pod](r.finished, controller.Group{})
 	if len(pods) <= finishedPods {
 		return nil
 	}

@@ -23,14 +23,13 @@ func TaintEviction(env controller.Env) *controller.Loop {
 	r := &taintEviction{
 		client: c,
 		events: client.NewRecorder(c, "taint-eviction-controller", env.Logger),
-		pods:   controller.NewIndex(byNode),
 		marked: map[types.UID]time.Time{},
 	}
 	return env.NewLoop(c, controller.Controller{
 		Name:    "taint-eviction-controller",
 		Workers: 8,
 		Watches: []controller.Watch{
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: r.podChanged},
+			{Resource: client.ResourceOf[*corev1.Pod](c), Keys: r.podChanged},
 			{Resource: client.ResourceOf[*corev1.Node](c), Keys: r.nodeChanged},
 		},
 		Reconcile: r.reconcile,
@@ -40,7 +39,6 @@ func TaintEviction(env controller.Env) *controller.Loop {
 type taintEviction struct {
 	client *client.Client
 	events *client.Recorder
-	pods   *controller.Index // by node
 
 	mu     sync.Mutex
 	marked map[types.UID]time.Time // pods whose time runs, and since when
@@ -70,7 +68,7 @@ func (r *taintEviction) nodeChanged(ev client.Event, add func(controller.Key)) {
 	if ev.Prev != nil && sameTaints(taints, noExecute(ev.Prev.Object.(*corev1.Node))) {
 		return
 	}
-	for _, pod := range controller.Indexed[*corev1.Pod](r.pods, node.Name) {
+	for _, pod := range podsOn(r.client, node.Name) {
 		add(controller.KeyOf(pod))
 	}
 }

@@ -32,16 +32,12 @@ func EndpointSlices(env controller.Env) *controller.Loop {
 		client:    c,
 		events:    client.NewRecorder(c, "endpoint-slice-controller", env.Logger),
 		selection: newSelection(c),
-		slices: controller.NewIndex(func(obj client.Object, add func(string)) {
-			if l := obj.GetLabels(); l[discoveryv1.LabelManagedBy] == sliceManager {
-				add(obj.GetNamespace() + "/" + l[discoveryv1.LabelServiceName])
-			}
-		}),
+		slices:    controller.NewIndex(managedBy(sliceManager)),
 	}
 	return env.NewLoop(c, controller.Controller{
 		Name: "endpointslice-controller",
 		Watches: append(r.selection.watches(),
-			controller.Watch{Resource: client.ResourceOf[*discoveryv1.EndpointSlice](c), Index: r.slices, Keys: sliceChanged},
+			controller.Watch{Resource: client.ResourceOf[*discoveryv1.EndpointSlice](c), Index: r.slices, Keys: sliceChanged(sliceManager)},
 			controller.Watch{Resource: client.ResourceOf[*corev1.Node](c), Keys: r.nodeChanged},
 		),
 		Reconcile: r.reconcile,
@@ -55,14 +51,25 @@ type endpointSlices struct {
 	slices    *controller.Index // by service
 }
 
-// sliceChanged adds the service of a slice, before and after the event.
-func sliceChanged(ev client.Event, add func(controller.Key)) {
-	for _, item := range []*client.Item{ev.Item, ev.Prev} {
-		if item == nil {
-			continue
+// managedBy groups the slices of one manager by their services.
+func managedBy(manager string) func(client.Object, func(controller.Group)) {
+	return func(obj client.Object, add func(controller.Group)) {
+		if l := obj.GetLabels(); l[discoveryv1.LabelManagedBy] == manager {
+			add(controller.Group{obj.GetNamespace(), l[discoveryv1.LabelServiceName]})
 		}
-		if l := item.Object.GetLabels(); l[discoveryv1.LabelManagedBy] == sliceManager && l[discoveryv1.LabelServiceName] != "" {
-			add(controller.Key{Namespace: item.Key.Namespace, Name: l[discoveryv1.LabelServiceName]})
+	}
+}
+
+// sliceChanged adds the service of a slice of one manager, before and after the event.
+func sliceChanged(manager string) func(client.Event, func(controller.Key)) {
+	return func(ev client.Event, add func(controller.Key)) {
+		for _, item := range []*client.Item{ev.Item, ev.Prev} {
+			if item == nil {
+				continue
+			}
+			if l := item.Object.GetLabels(); l[discoveryv1.LabelManagedBy] == manager && l[discoveryv1.LabelServiceName] != "" {
+				add(controller.Key{Namespace: item.Key.Namespace, Name: l[discoveryv1.LabelServiceName]})
+			}
 		}
 	}
 }
@@ -72,8 +79,10 @@ func (r *endpointSlices) nodeChanged(ev client.Event, add func(controller.Key)) 
 	if ev.Type == client.Put && ev.Prev != nil && zone(ev.Item.Object) == zone(ev.Prev.Object) {
 		return
 	}
-	for _, pod := range controller.Indexed[*corev1.Pod](r.selection.pods, "node/"+ev.Item.Key.Name) {
-		r.selection.servicesOf(pod, add)
+	for _, pod := range client.List[*corev1.Pod](r.client, r.client.Snapshot(), "", nil) {
+		if pod.Spec.NodeName == ev.Item.Key.Name {
+			r.selection.servicesOf(pod, add)
+		}
 	}
 }
 
@@ -87,7 +96,7 @@ func (r *endpointSlices) reconcile(ctx context.Context, key controller.Key) (tim
 		return 0, nil
 	}
 	pods := r.selection.podsOf(service)
-	existing := controller.Indexed[*discoveryv1.EndpointSlice](r.slices, key.Namespace+"/"+key.Name)
+	existing := controller.Indexed[*discoveryv1.EndpointSlice](r.slices, controller.Group{key.Namespace, key.Name})
 	nodes := func(name string) *corev1.Node {
 		node, _ := client.From[*corev1.Node](r.client, snap, "", name)
 		return node

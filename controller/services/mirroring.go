@@ -33,24 +33,14 @@ func EndpointMirrors(env controller.Env) *controller.Loop {
 	r := &mirrors{
 		client: c,
 		events: client.NewRecorder(c, "endpoint-slice-mirroring-controller", env.Logger),
-		slices: controller.NewIndex(func(obj client.Object, add func(string)) {
-			if l := obj.GetLabels(); l[discoveryv1.LabelManagedBy] == mirrorManager {
-				add(obj.GetNamespace() + "/" + l[discoveryv1.LabelServiceName])
-			}
-		}),
+		slices: controller.NewIndex(managedBy(mirrorManager)),
 	}
 	return env.NewLoop(c, controller.Controller{
 		Name: "endpointslice-mirroring-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*corev1.Endpoints](c), Keys: controller.Itself},
 			{Resource: client.ResourceOf[*corev1.Service](c), Keys: controller.Itself},
-			{Resource: client.ResourceOf[*discoveryv1.EndpointSlice](c), Index: r.slices, Keys: func(ev client.Event, add func(controller.Key)) {
-				for _, item := range []*client.Item{ev.Item, ev.Prev} {
-					if item != nil && item.Object.GetLabels()[discoveryv1.LabelManagedBy] == mirrorManager {
-						add(controller.Key{Namespace: item.Key.Namespace, Name: item.Object.GetLabels()[discoveryv1.LabelServiceName]})
-					}
-				}
-			}},
+			{Resource: client.ResourceOf[*discoveryv1.EndpointSlice](c), Index: r.slices, Keys: sliceChanged(mirrorManager)},
 		},
 		Reconcile: r.reconcile,
 	})
@@ -64,7 +54,7 @@ type mirrors struct {
 
 func (r *mirrors) reconcile(ctx context.Context, key controller.Key) (time.Duration, error) {
 	snap := r.client.Snapshot()
-	existing := controller.Indexed[*discoveryv1.EndpointSlice](r.slices, key.Namespace+"/"+key.Name)
+	existing := controller.Indexed[*discoveryv1.EndpointSlice](r.slices, controller.Group{key.Namespace, key.Name})
 	endpoints, there := client.From[*corev1.Endpoints](r.client, snap, key.Namespace, key.Name)
 	service, served := client.From[*corev1.Service](r.client, snap, key.Namespace, key.Name)
 	if !there || !served || !mirrored(endpoints, service) {

@@ -35,18 +35,15 @@ type selection struct {
 func newSelection(c *client.Client) *selection {
 	return &selection{
 		client: c,
-		services: controller.NewIndex(func(obj client.Object, add func(string)) {
+		services: controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
 			if s := obj.(*corev1.Service); len(s.Spec.Selector) > 0 {
 				key := firstKey(s.Spec.Selector)
 				add(pair(s.Namespace, key, s.Spec.Selector[key]))
 			}
 		}),
-		pods: controller.NewIndex(func(obj client.Object, add func(string)) {
+		pods: controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
 			for k, v := range obj.GetLabels() {
 				add(pair(obj.GetNamespace(), k, v))
-			}
-			if node := obj.(*corev1.Pod).Spec.NodeName; node != "" {
-				add("node/" + node)
 			}
 		}),
 	}
@@ -62,7 +59,9 @@ func firstKey(m map[string]string) string {
 	return first
 }
 
-func pair(namespace, key, value string) string { return namespace + "\x00" + key + "=" + value }
+func pair(namespace, key, value string) controller.Group {
+	return controller.Group{namespace, key, value}
+}
 
 // watches are those of a controller that follows services and their pods.
 func (s *selection) watches() []controller.Watch {
@@ -102,7 +101,7 @@ func (s *selection) servicesOf(pod *corev1.Pod, add func(controller.Key)) {
 
 // podsOf returns the pods that a service selects and that have an address, by name.
 func (s *selection) podsOf(service *corev1.Service) []*corev1.Pod {
-	smallest, size := "", -1
+	smallest, size := controller.Group{}, -1
 	for k, v := range service.Spec.Selector {
 		group := pair(service.Namespace, k, v)
 		if n := s.pods.Len(group); size < 0 || n < size {

@@ -30,7 +30,7 @@ func CronJobs(env controller.Env) *controller.Loop {
 	r := &cronJobs{
 		client: c,
 		events: client.NewRecorder(c, "cronjob-controller", env.Logger),
-		jobs:   controller.NewIndex(controller.ByController),
+		jobs:   controller.NewIndex(controller.ByController(cronJobKind.GroupKind())),
 	}
 	return env.NewLoop(c, controller.Controller{
 		Name: "cronjob-controller",
@@ -53,7 +53,7 @@ func (r *cronJobs) reconcile(ctx context.Context, key controller.Key) (time.Dura
 	if !ok || cj.DeletionTimestamp != nil {
 		return 0, nil
 	}
-	plan := planCronJob(cj, controller.Indexed[*batchv1.Job](r.jobs, string(cj.UID)), time.Now())
+	plan := planCronJob(cj, controller.Indexed[*batchv1.Job](r.jobs, controller.OwnedBy(cj.UID)), time.Now())
 	for _, e := range plan.events {
 		r.events.Event(cj, e.kind, e.reason, "%s", e.message)
 	}

@@ -36,23 +36,17 @@ func DaemonSets(env controller.Env) *controller.Loop {
 	r := &daemonSets{
 		client:    c,
 		events:    client.NewRecorder(c, "daemonset-controller", env.Logger),
-		pods:      controller.NewIndex(controller.ByController),
-		revisions: controller.NewIndex(controller.ByController),
+		pods:      controller.NewIndex(controller.ByController(daemonSetKind.GroupKind())),
+		revisions: controller.NewIndex(controller.ByController(daemonSetKind.GroupKind())),
 		failures:  map[daemonSlot]*failure{},
 	}
-	owner := controller.Owner(daemonSetKind.GroupKind())
 	return env.NewLoop(c, controller.Controller{
 		Name:    "daemonset-controller",
 		Workers: 2,
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*appsv1.DaemonSet](c), Keys: controller.Itself},
-			{Resource: client.ResourceOf[*appsv1.ControllerRevision](c), Index: r.revisions, Keys: owner},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: func(ev client.Event, add func(controller.Key)) {
-				owner(ev, add)
-				if orphanMoved(ev) {
-					r.adopters(ev.Item.Object, add)
-				}
-			}},
+			{Resource: client.ResourceOf[*appsv1.ControllerRevision](c), Index: r.revisions, Keys: controller.Owner(daemonSetKind.GroupKind())},
+			dependents[*appsv1.DaemonSet, *corev1.Pod](c, r.pods, daemonSetKind.GroupKind(), func(ds *appsv1.DaemonSet) *metav1.LabelSelector { return ds.Spec.Selector }),
 			{Resource: client.ResourceOf[*corev1.Node](c), Keys: r.nodeChanged},
 		},
 		Reconcile: r.reconcile,
@@ -79,15 +73,6 @@ type failure struct {
 	pod   types.UID // the last that failed
 	at    time.Time // when that was seen
 	pause time.Duration
-}
-
-func (r *daemonSets) adopters(pod client.Object, add func(controller.Key)) {
-	for _, ds := range client.List[*appsv1.DaemonSet](r.client, r.client.Snapshot(), pod.GetNamespace(), nil) {
-		sel, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) {
-			add(controller.KeyOf(ds))
-		}
-	}
 }
 
 // nodeChanged adds all DaemonSets when something of a node changed that decides where they run.
@@ -120,7 +105,7 @@ func (r *daemonSets) reconcile(ctx context.Context, key controller.Key) (time.Du
 	}
 	h := &history{client: r.client, owner: ds, kind: daemonSetKind, labels: ds.Spec.Template.Labels,
 		collisions: ds.Status.CollisionCount, hashLabel: appsv1.DefaultDaemonSetUniqueLabelKey}
-	revisions := controller.Indexed[*appsv1.ControllerRevision](r.revisions, string(ds.UID))
+	revisions := controller.Indexed[*appsv1.ControllerRevision](r.revisions, controller.OwnedBy(ds.UID))
 	current, collided, err := h.sync(ctx, &ds.Spec.Template, revisions)
 	if collided {
 		status := *ds.Status.DeepCopy()
@@ -130,9 +115,7 @@ func (r *daemonSets) reconcile(ctx context.Context, key controller.Key) (time.Du
 	if err != nil {
 		return 0, err
 	}
-	candidates := append(controller.Indexed[*corev1.Pod](r.pods, string(ds.UID)),
-		controller.Indexed[*corev1.Pod](r.pods, controller.Orphans(ds.Namespace))...)
-	pods, err := claimAll(ctx, r.client, ds, daemonSetKind, planClaim(ds, sel, candidates, nil))
+	pods, err := claimAll(ctx, r.client, ds, daemonSetKind, planClaim(ds, sel, candidates[*corev1.Pod](r.pods, ds), nil))
 	if err != nil {
 		return 0, err
 	}

@@ -14,7 +14,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
 
@@ -30,21 +29,14 @@ func Deployments(env controller.Env) *controller.Loop {
 	r := &deployments{
 		client: c,
 		events: client.NewRecorder(c, "deployment-controller", env.Logger),
-		sets:   controller.NewIndex(controller.ByController),
-		pods:   controller.NewIndex(controller.ByController),
+		sets:   controller.NewIndex(controller.ByController(deploymentKind.GroupKind())),
 	}
-	owner := controller.Owner(deploymentKind.GroupKind())
 	return env.NewLoop(c, controller.Controller{
 		Name: "deployment-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*appsv1.Deployment](c), Keys: controller.Itself},
-			{Resource: client.ResourceOf[*appsv1.ReplicaSet](c), Index: r.sets, Keys: func(ev client.Event, add func(controller.Key)) {
-				owner(ev, add)
-				if orphanMoved(ev) {
-					r.adopters(ev.Item.Object, add)
-				}
-			}},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: r.podEnded},
+			dependents[*appsv1.Deployment, *appsv1.ReplicaSet](c, r.sets, deploymentKind.GroupKind(), func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector }),
+			{Resource: client.ResourceOf[*corev1.Pod](c), Keys: r.podEnded},
 		},
 		Reconcile: r.reconcile,
 	})
@@ -54,17 +46,6 @@ type deployments struct {
 	client *client.Client
 	events *client.Recorder
 	sets   *controller.Index // by controller
-	pods   *controller.Index // by controller
-}
-
-// adopters adds the Deployments that could adopt a ReplicaSet.
-func (r *deployments) adopters(rs client.Object, add func(controller.Key)) {
-	for _, d := range client.List[*appsv1.Deployment](r.client, r.client.Snapshot(), rs.GetNamespace(), nil) {
-		sel, err := metav1.LabelSelectorAsSelector(d.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(rs.GetLabels())) {
-			add(controller.KeyOf(d))
-		}
-	}
 }
 
 // podEnded adds the Deployment of a pod that is gone or has run to its end: with strategy Recreate the new pods wait for
@@ -102,15 +83,13 @@ func (r *deployments) reconcile(ctx context.Context, key controller.Key) (time.D
 	if err != nil || sel.Empty() {
 		return 0, err
 	}
-	candidates := append(controller.Indexed[*appsv1.ReplicaSet](r.sets, string(d.UID)),
-		controller.Indexed[*appsv1.ReplicaSet](r.sets, controller.Orphans(d.Namespace))...)
-	sets, err := claimAll(ctx, r.client, d, deploymentKind, planClaim(d, sel, candidates, nil))
+	sets, err := claimAll(ctx, r.client, d, deploymentKind, planClaim(d, sel, candidates[*appsv1.ReplicaSet](r.sets, d), nil))
 	if err != nil {
 		return 0, err
 	}
 	plan := planDeployment(d, sets, func(rs *appsv1.ReplicaSet) bool {
-		return slices.ContainsFunc(controller.Indexed[*corev1.Pod](r.pods, string(rs.UID)), func(p *corev1.Pod) bool {
-			return !controller.PodFinished(p)
+		return slices.ContainsFunc(client.List[*corev1.Pod](r.client, r.client.Snapshot(), rs.Namespace, nil), func(p *corev1.Pod) bool {
+			return metav1.IsControlledBy(p, rs) && !controller.PodFinished(p)
 		})
 	}, time.Now())
 	return plan.again, r.carryOut(ctx, d, plan)

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -31,24 +30,18 @@ func Jobs(env controller.Env) *controller.Loop {
 	r := &jobs{
 		client: c,
 		events: client.NewRecorder(c, "job-controller", env.Logger),
-		pods: controller.NewIndex(func(obj client.Object, add func(string)) {
-			controller.ByController(obj, add)
+		pods: controller.NewIndex(func(obj client.Object, add func(controller.Group)) {
+			controller.ByController(jobKind.GroupKind())(obj, add)
 			if key, ok := controller.OwnerOf(obj, jobKind.GroupKind()); ok && tracked(obj.(*corev1.Pod)) {
 				add(trackedOf(key))
 			}
 		}),
 	}
-	owner := controller.Owner(jobKind.GroupKind())
 	return env.NewLoop(c, controller.Controller{
 		Name: "job-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*batchv1.Job](c), Keys: controller.Itself},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: func(ev client.Event, add func(controller.Key)) {
-				owner(ev, add)
-				if orphanMoved(ev) {
-					r.adopters(ev.Item.Object, add)
-				}
-			}},
+			dependents[*batchv1.Job, *corev1.Pod](c, r.pods, jobKind.GroupKind(), func(job *batchv1.Job) *metav1.LabelSelector { return job.Spec.Selector }),
 		},
 		Reconcile: r.reconcile,
 	})
@@ -60,15 +53,8 @@ type jobs struct {
 	pods   *controller.Index // by controller, and those that are tracked by the name of their job
 }
 
-func trackedOf(job controller.Key) string { return "tracked/" + job.Namespace + "/" + job.Name }
-
-func (r *jobs) adopters(pod client.Object, add func(controller.Key)) {
-	for _, job := range client.List[*batchv1.Job](r.client, r.client.Snapshot(), pod.GetNamespace(), nil) {
-		sel, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) {
-			add(controller.KeyOf(job))
-		}
-	}
+func trackedOf(job controller.Key) controller.Group {
+	return controller.Group{"tracked", job.Namespace, job.Name}
 }
 
 func (r *jobs) reconcile(ctx context.Context, key controller.Key) (time.Duration, error) {
@@ -83,9 +69,7 @@ func (r *jobs) reconcile(ctx context.Context, key controller.Key) (time.Duration
 	if err != nil || sel.Empty() {
 		return 0, err
 	}
-	candidates := append(controller.Indexed[*corev1.Pod](r.pods, string(job.UID)),
-		controller.Indexed[*corev1.Pod](r.pods, controller.Orphans(job.Namespace))...)
-	claim := planClaim(job, sel, candidates, nil)
+	claim := planClaim(job, sel, candidates[*corev1.Pod](r.pods, job), nil)
 	if _, done := finishedJob(job); done {
 		claim.adopt = nil
 	}

@@ -25,20 +25,14 @@ func ReplicaSets(env controller.Env) *controller.Loop {
 	r := &replicaSets{
 		client: c,
 		events: client.NewRecorder(c, "replicaset-controller", env.Logger),
-		pods:   controller.NewIndex(controller.ByController),
-		sets:   controller.NewIndex(controller.ByController),
+		pods:   controller.NewIndex(controller.ByController(replicaSetKind.GroupKind())),
+		sets:   controller.NewIndex(controller.ByController(deploymentKind.GroupKind())),
 	}
-	owner := controller.Owner(replicaSetKind.GroupKind())
 	return env.NewLoop(c, controller.Controller{
 		Name: "replicaset-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*appsv1.ReplicaSet](c), Keys: controller.Itself, Index: r.sets},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: func(ev client.Event, add func(controller.Key)) {
-				owner(ev, add)
-				if orphanMoved(ev) {
-					r.adopters(ev.Item.Object, add)
-				}
-			}},
+			dependents[*appsv1.ReplicaSet, *corev1.Pod](c, r.pods, replicaSetKind.GroupKind(), func(rs *appsv1.ReplicaSet) *metav1.LabelSelector { return rs.Spec.Selector }),
 		},
 		Reconcile: r.reconcile,
 	})
@@ -51,16 +45,6 @@ type replicaSets struct {
 	sets   *controller.Index // by controller
 }
 
-// adopters adds the ReplicaSets that could adopt a pod.
-func (r *replicaSets) adopters(pod client.Object, add func(controller.Key)) {
-	for _, rs := range client.List[*appsv1.ReplicaSet](r.client, r.client.Snapshot(), pod.GetNamespace(), nil) {
-		sel, err := metav1.LabelSelectorAsSelector(rs.Spec.Selector)
-		if err == nil && !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) {
-			add(controller.KeyOf(rs))
-		}
-	}
-}
-
 func (r *replicaSets) reconcile(ctx context.Context, key controller.Key) (time.Duration, error) {
 	rs, ok := client.From[*appsv1.ReplicaSet](r.client, r.client.Snapshot(), key.Namespace, key.Name)
 	if !ok {
@@ -70,9 +54,7 @@ func (r *replicaSets) reconcile(ctx context.Context, key controller.Key) (time.D
 	if err != nil || sel.Empty() {
 		return 0, err
 	}
-	candidates := append(controller.Indexed[*corev1.Pod](r.pods, string(rs.UID)),
-		controller.Indexed[*corev1.Pod](r.pods, controller.Orphans(rs.Namespace))...)
-	plan := planClaim(rs, sel, candidates, controller.PodActive)
+	plan := planClaim(rs, sel, candidates[*corev1.Pod](r.pods, rs), controller.PodActive)
 	pods, err := claimAll(ctx, r.client, rs, replicaSetKind, plan)
 	if err != nil {
 		return 0, err
@@ -125,12 +107,12 @@ func planReplicas(wanted int32, pods []*corev1.Pod, neighbours func() map[string
 // neighbours counts, per node, the active pods of all ReplicaSets that share this one's owner.
 func (r *replicaSets) neighbours(rs *appsv1.ReplicaSet) map[string]int {
 	siblings := []*appsv1.ReplicaSet{rs}
-	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil {
-		siblings = controller.Indexed[*appsv1.ReplicaSet](r.sets, string(ref.UID))
+	if ref := metav1.GetControllerOfNoCopy(rs); ref != nil && ref.Kind == deploymentKind.Kind {
+		siblings = controller.Indexed[*appsv1.ReplicaSet](r.sets, controller.OwnedBy(ref.UID))
 	}
 	out := map[string]int{}
 	for _, sibling := range siblings {
-		for _, pod := range controller.Indexed[*corev1.Pod](r.pods, string(sibling.UID)) {
+		for _, pod := range controller.Indexed[*corev1.Pod](r.pods, controller.OwnedBy(sibling.UID)) {
 			if controller.PodActive(pod) {
 				out[pod.Spec.NodeName]++
 			}

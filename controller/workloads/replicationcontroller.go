@@ -7,6 +7,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/kebernetes/kebernetes/client"
@@ -21,19 +22,15 @@ func ReplicationControllers(env controller.Env) *controller.Loop {
 	r := &replicationControllers{
 		client: c,
 		events: client.NewRecorder(c, "replication-controller", env.Logger),
-		pods:   controller.NewIndex(controller.ByController),
+		pods:   controller.NewIndex(controller.ByController(replicationControllerKind.GroupKind())),
 	}
-	owner := controller.Owner(replicationControllerKind.GroupKind())
 	return env.NewLoop(c, controller.Controller{
 		Name: "replicationcontroller-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*corev1.ReplicationController](c), Keys: controller.Itself},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: func(ev client.Event, add func(controller.Key)) {
-				owner(ev, add)
-				if orphanMoved(ev) {
-					r.adopters(ev.Item.Object, add)
-				}
-			}},
+			dependents[*corev1.ReplicationController, *corev1.Pod](c, r.pods, replicationControllerKind.GroupKind(), func(rc *corev1.ReplicationController) *metav1.LabelSelector {
+				return &metav1.LabelSelector{MatchLabels: rc.Spec.Selector}
+			}),
 		},
 		Reconcile: r.reconcile,
 	})
@@ -45,14 +42,6 @@ type replicationControllers struct {
 	pods   *controller.Index // by controller
 }
 
-func (r *replicationControllers) adopters(pod client.Object, add func(controller.Key)) {
-	for _, rc := range client.List[*corev1.ReplicationController](r.client, r.client.Snapshot(), pod.GetNamespace(), nil) {
-		if sel := labels.SelectorFromSet(rc.Spec.Selector); !sel.Empty() && sel.Matches(labels.Set(pod.GetLabels())) {
-			add(controller.KeyOf(rc))
-		}
-	}
-}
-
 func (r *replicationControllers) reconcile(ctx context.Context, key controller.Key) (time.Duration, error) {
 	rc, ok := client.From[*corev1.ReplicationController](r.client, r.client.Snapshot(), key.Namespace, key.Name)
 	if !ok || rc.Spec.Template == nil {
@@ -62,9 +51,7 @@ func (r *replicationControllers) reconcile(ctx context.Context, key controller.K
 	if sel.Empty() {
 		return 0, nil
 	}
-	candidates := append(controller.Indexed[*corev1.Pod](r.pods, string(rc.UID)),
-		controller.Indexed[*corev1.Pod](r.pods, controller.Orphans(rc.Namespace))...)
-	pods, err := claimAll(ctx, r.client, rc, replicationControllerKind, planClaim(rc, sel, candidates, controller.PodActive))
+	pods, err := claimAll(ctx, r.client, rc, replicationControllerKind, planClaim(rc, sel, candidates[*corev1.Pod](r.pods, rc), controller.PodActive))
 	if err != nil {
 		return 0, err
 	}

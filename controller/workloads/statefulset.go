@@ -12,7 +12,6 @@ import (
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/utils/ptr"
 
 	"github.com/kebernetes/kebernetes/client"
@@ -27,21 +26,15 @@ func StatefulSets(env controller.Env) *controller.Loop {
 	r := &statefulSets{
 		client:    c,
 		events:    client.NewRecorder(c, "statefulset-controller", env.Logger),
-		pods:      controller.NewIndex(controller.ByController),
-		revisions: controller.NewIndex(controller.ByController),
+		pods:      controller.NewIndex(controller.ByController(statefulSetKind.GroupKind())),
+		revisions: controller.NewIndex(controller.ByController(statefulSetKind.GroupKind())),
 	}
-	owner := controller.Owner(statefulSetKind.GroupKind())
 	return env.NewLoop(c, controller.Controller{
 		Name: "statefulset-controller",
 		Watches: []controller.Watch{
 			{Resource: client.ResourceOf[*appsv1.StatefulSet](c), Keys: controller.Itself},
-			{Resource: client.ResourceOf[*appsv1.ControllerRevision](c), Index: r.revisions, Keys: owner},
-			{Resource: client.ResourceOf[*corev1.Pod](c), Index: r.pods, Keys: func(ev client.Event, add func(controller.Key)) {
-				owner(ev, add)
-				if orphanMoved(ev) {
-					r.adopters(ev.Item.Object, add)
-				}
-			}},
+			{Resource: client.ResourceOf[*appsv1.ControllerRevision](c), Index: r.revisions, Keys: controller.Owner(statefulSetKind.GroupKind())},
+			dependents[*appsv1.StatefulSet, *corev1.Pod](c, r.pods, statefulSetKind.GroupKind(), func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector }),
 		},
 		Reconcile: r.reconcile,
 	})
@@ -52,15 +45,6 @@ type statefulSets struct {
 	events    *client.Recorder
 	pods      *controller.Index // by controller
 	revisions *controller.Index // by controller
-}
-
-func (r *statefulSets) adopters(pod client.Object, add func(controller.Key)) {
-	for _, set := range client.List[*appsv1.StatefulSet](r.client, r.client.Snapshot(), pod.GetNamespace(), nil) {
-		sel, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
-		if err == nil && sel.Matches(labels.Set(pod.GetLabels())) && memberOf(set, pod) {
-			add(controller.KeyOf(set))
-		}
-	}
 }
 
 // memberOf says whether a pod's name is one of the set's.
@@ -78,15 +62,13 @@ func (r *statefulSets) reconcile(ctx context.Context, key controller.Key) (time.
 	if err != nil {
 		return 0, err
 	}
-	candidates := append(controller.Indexed[*corev1.Pod](r.pods, string(set.UID)),
-		controller.Indexed[*corev1.Pod](r.pods, controller.Orphans(set.Namespace))...)
-	pods, err := claimAll(ctx, r.client, set, statefulSetKind, planClaim(set, sel, candidates, func(p *corev1.Pod) bool { return memberOf(set, p) }))
+	pods, err := claimAll(ctx, r.client, set, statefulSetKind, planClaim(set, sel, candidates[*corev1.Pod](r.pods, set), func(p *corev1.Pod) bool { return memberOf(set, p) }))
 	if err != nil {
 		return 0, err
 	}
 	h := &history{client: r.client, owner: set, kind: statefulSetKind, labels: set.Spec.Template.Labels,
 		collisions: set.Status.CollisionCount, hashLabel: revisionHash}
-	revisions := controller.Indexed[*appsv1.ControllerRevision](r.revisions, string(set.UID))
+	revisions := controller.Indexed[*appsv1.ControllerRevision](r.revisions, controller.OwnedBy(set.UID))
 	update, collided, err := h.sync(ctx, &set.Spec.Template, revisions)
 	if collided {
 		status := *set.Status.DeepCopy()

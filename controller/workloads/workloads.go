@@ -134,6 +134,31 @@ func deletePod(ctx context.Context, c *client.Client, events *client.Recorder, o
 	return nil
 }
 
+// dependents is the watch of a controller for the objects of type T that its objects of type O own, which index holds by
+// owner. Events lead to the owner, and for an object without one to all that could adopt it.
+func dependents[O, T client.Object](c *client.Client, index *controller.Index, gk schema.GroupKind, selector func(O) *metav1.LabelSelector) controller.Watch {
+	owner := controller.Owner(gk)
+	return controller.Watch{Resource: client.ResourceOf[T](c), Index: index, Keys: func(ev client.Event, add func(controller.Key)) {
+		owner(ev, add)
+		if !orphanMoved(ev) {
+			return
+		}
+		obj := ev.Item.Object
+		for _, o := range client.List[O](c, c.Snapshot(), obj.GetNamespace(), nil) {
+			sel, err := metav1.LabelSelectorAsSelector(selector(o))
+			if err == nil && !sel.Empty() && sel.Matches(labels.Set(obj.GetLabels())) {
+				add(controller.KeyOf(o))
+			}
+		}
+	}}
+}
+
+// candidates returns the objects that an owner has, and those that it may adopt.
+func candidates[T client.Object](index *controller.Index, owner client.Object) []T {
+	return append(controller.Indexed[T](index, controller.OwnedBy(owner.GetUID())),
+		controller.Indexed[T](index, controller.Orphans(owner.GetNamespace()))...)
+}
+
 // claim is what an owner must do to make its set of objects the one that its selector names.
 type claim[T client.Object] struct {
 	owned   []T // owned already and matching
