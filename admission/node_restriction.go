@@ -39,9 +39,12 @@ func nodeRestriction(reader store.Reader) Step {
 		case "serviceaccounts.":
 			return n.token(r, node)
 		case "leases.coordination.k8s.io":
-			return ownName(r, node, "lease", corev1.NamespaceNodeLease)
+			if r.Namespace != corev1.NamespaceNodeLease {
+				return r.forbid("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
+			}
+			return ownName(r, node, "node lease")
 		case "csinodes.storage.k8s.io":
-			return ownName(r, node, "CSINode", "")
+			return ownName(r, node, "CSINode")
 		case "resourceslices.resource.k8s.io":
 			return n.slices(r, node)
 		}
@@ -186,15 +189,11 @@ func referenced(pod *corev1.Pod) string {
 }
 
 func (n *restriction) nodes(r *Request, node string) error {
-	name := r.name()
-	if name != node && r.Operation != Create {
+	if name := r.name(); name != node {
 		return r.forbid("node %q is not allowed to modify node %q", node, name)
 	}
 	switch r.Operation {
 	case Create:
-		if name != node {
-			return r.forbid("node %q is not allowed to modify node %q", node, name)
-		}
 		created := r.Object.(*corev1.Node)
 		if created.Spec.ConfigSource != nil {
 			return r.forbid("node %q is not allowed to create pods with a non-nil configSource", node)
@@ -348,21 +347,11 @@ func mounts(reader store.Reader, pod *corev1.Pod, audience string) bool {
 }
 
 // ownName: a node writes only the one object that bears its name.
-func ownName(r *Request, node, what, namespace string) error {
-	if namespace != "" && r.Namespace != namespace {
-		return r.forbid("can only access %ss in the %q system namespace", what, namespace)
-	}
+func ownName(r *Request, node, what string) error {
 	if r.name() != node {
-		return r.forbid("can only access %s with the same name as the requesting node", nodeThing(what))
+		return r.forbid("can only access %s with the same name as the requesting node", what)
 	}
 	return nil
-}
-
-func nodeThing(what string) string {
-	if what == "lease" {
-		return "node lease"
-	}
-	return what
 }
 
 func (n *restriction) slices(r *Request, node string) error {

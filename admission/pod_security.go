@@ -3,7 +3,6 @@ package admission
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -14,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
@@ -172,9 +172,7 @@ func invalidLabels(r *Request, name string, errs field.ErrorList) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	err := apierrors.NewInvalid(r.Kind.GroupKind(), name, errs)
-	err.ErrStatus.Code = http.StatusUnprocessableEntity
-	return err
+	return apierrors.NewInvalid(r.Kind.GroupKind(), name, errs)
 }
 
 // violations counts the pods of a namespace that a level refuses, one line for each combination of reasons.
@@ -184,24 +182,22 @@ func (s *security) violations(namespace string, level api.LevelVersion) []string
 		count int
 	}
 	groups, order := map[string]*group{}, []string(nil)
-	controllers := map[string]bool{}
-	checked, total := 0, s.reader.Snapshot().List("pods", namespace)
-	count := 0
-	for item := range total {
-		count++
-		pod := item.Object.(*corev1.Pod)
+	controllers := map[types.UID]bool{}
+	checked, total := 0, 0
+	for item := range s.reader.Snapshot().List("pods", namespace) {
+		total++
 		if checked == maxPodsToCheck {
 			continue
 		}
+		checked++
+		pod := item.Object.(*corev1.Pod)
 		// Pods of one controller are alike; one of them speaks for all.
 		if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
-			if controllers[string(owner.UID)] {
-				checked++
+			if controllers[owner.UID] {
 				continue
 			}
-			controllers[string(owner.UID)] = true
+			controllers[owner.UID] = true
 		}
-		checked++
 		result := policy.AggregateCheckResults(s.evaluator.EvaluatePod(level, &pod.ObjectMeta, &pod.Spec))
 		if result.Allowed {
 			continue
@@ -218,8 +214,8 @@ func (s *security) violations(namespace string, level api.LevelVersion) []string
 		return nil
 	}
 	var out []string
-	if count > checked {
-		out = append(out, fmt.Sprintf("new PodSecurity enforce level only checked against the first %d of %d existing pods", checked, count))
+	if total > checked {
+		out = append(out, fmt.Sprintf("new PodSecurity enforce level only checked against the first %d of %d existing pods", checked, total))
 	}
 	out = append(out, fmt.Sprintf("existing pods in namespace %q violate the new PodSecurity enforce level %q", namespace, level.String()))
 	slices.SortFunc(order, func(a, b string) int { return strings.Compare(groups[a].pod, groups[b].pod) })
