@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -35,13 +34,9 @@ func PersistentVolume() *kinds.Kind {
 		Warnings:            kinds.Warn(warnPersistentVolume),
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
-		FieldLabels:         []string{"name"},
-		Fields: kinds.Select(func(v *corev1.PersistentVolume) fields.Set {
-			return fields.Set{"metadata.name": v.Name, "name": v.Name}
-		}),
-		Columns:     persistentVolumeColumns(),
-		Cells:       kinds.Print(persistentVolumeCells),
-		ResetFields: map[string][]string{"v1": {"status"}},
+		Columns:             persistentVolumeColumns(),
+		Cells:               kinds.Print(persistentVolumeCells),
+		ResetFields:         map[string][]string{"v1": {"status"}},
 		Subresources: []kinds.Subresource{{
 			Name:          "status",
 			Verbs:         kinds.ReadWrite(),

@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -40,13 +39,9 @@ func PersistentVolumeClaim() *kinds.Kind {
 		Warnings:            kinds.Warn(warnClaim),
 		UnconditionalUpdate: true,
 		ReturnsDeleted:      true,
-		FieldLabels:         []string{"name"},
-		Fields: kinds.Select(func(c *corev1.PersistentVolumeClaim) fields.Set {
-			return fields.Set{"metadata.name": c.Name, "metadata.namespace": c.Namespace, "name": c.Name}
-		}),
-		Columns:     claimColumns(),
-		Cells:       kinds.Print(claimCells),
-		ResetFields: map[string][]string{"v1": {"status"}},
+		Columns:             claimColumns(),
+		Cells:               kinds.Print(claimCells),
+		ResetFields:         map[string][]string{"v1": {"status"}},
 		Subresources: []kinds.Subresource{{
 			Name:           "status",
 			Verbs:          kinds.ReadWrite(),
