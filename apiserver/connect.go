@@ -42,7 +42,11 @@ func (rq *request) connect() error {
 			return err
 		}
 	}
-	return rq.s.Streams.Connect(rq.w, rq.r, &Connection{
+	err := rq.s.Streams.Connect(rq.w, rq.r, &Connection{
 		User: rq.user, Kind: rq.kind, Subresource: rq.subresource, Namespace: ns, Name: name, Path: rq.rest,
 	})
+	if err == nil {
+		rq.code = http.StatusOK // what it was is between the two ends
+	}
+	return err
 }

@@ -21,6 +21,9 @@ const (
 	requestTimeout = 60 * time.Second
 )
 
+// panicText is what a client hears of a panic; upstream's.
+const panicText = "This request caused apiserver to panic. Look in the logs for details."
+
 // handler answers one request, or hands it on. Filters wrap handlers.
 type (
 	handler func(rq *request)
@@ -61,7 +64,7 @@ func (s *Server) recoverPanics(next handler) handler {
 				panic(p)
 			}
 			s.Logger.Error("panic in a request", "method", rq.r.Method, "path", rq.r.URL.Path, "panic", p, "stack", string(debug.Stack()))
-			http.Error(rq.w, "This request caused apiserver to panic. Look in the logs for details.", http.StatusInternalServerError)
+			http.Error(rq.w, panicText, http.StatusInternalServerError)
 		}()
 		next(rq)
 	}
