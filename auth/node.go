@@ -207,26 +207,33 @@ func (p *Policy) refers(node string, a *Attributes) bool {
 	}
 	p.ready(followPods)
 	defer p.mu.RUnlock()
-	for _, pod := range p.pods[node] {
-		if a.Resource != "persistentvolumes" && pod.Namespace != a.Namespace && a.Resource != "secrets" {
+	for at := range p.pods[node] {
+		// Only secrets and volumes of a pod may lie outside of its namespace.
+		if at.namespace != a.Namespace && a.Resource != "secrets" && a.Resource != "persistentvolumes" {
 			continue
 		}
-		if podRefers(snapshot, pod, a) {
+		item := snapshot.Get(store.Key{Resource: "pods", Namespace: at.namespace, Name: at.name})
+		if item == nil {
+			continue
+		}
+		if pod := item.Object.(*corev1.Pod); pod.Spec.NodeName == node && podRefers(snapshot, pod, a) {
 			return true
 		}
 	}
 	return false
 }
 
-// podsByNode holds the pods bound to each node.
-type podsByNode map[string]map[string]*corev1.Pod
+// podsByNode names the pods bound to each node. It holds no pods, which would outlive their deletion here when no node asks for long.
+type podsByNode map[string]map[podName]struct{}
+
+type podName struct{ namespace, name string }
 
 func (p *podsByNode) reset() { *p = podsByNode{} }
 
 func (p *podsByNode) apply(old, new store.Object) {
 	if pod, ok := old.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
 		pods := (*p)[pod.Spec.NodeName]
-		delete(pods, pod.Namespace+"/"+pod.Name)
+		delete(pods, podName{pod.Namespace, pod.Name})
 		if len(pods) == 0 {
 			delete(*p, pod.Spec.NodeName)
 		}
@@ -234,9 +241,9 @@ func (p *podsByNode) apply(old, new store.Object) {
 	if pod, ok := new.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
 		pods := (*p)[pod.Spec.NodeName]
 		if pods == nil {
-			pods = map[string]*corev1.Pod{}
+			pods = map[podName]struct{}{}
 			(*p)[pod.Spec.NodeName] = pods
 		}
-		pods[pod.Namespace+"/"+pod.Name] = pod
+		pods[podName{pod.Namespace, pod.Name}] = struct{}{}
 	}
 }
