@@ -200,13 +200,13 @@ func (p *Policy) related(node string, a *Attributes) (bool, string, bool) {
 }
 
 func (p *Policy) refers(node string, a *Attributes) bool {
-	snapshot := p.reader.Snapshot()
 	if a.Resource == "volumeattachments" {
-		item := snapshot.Get(store.Key{Resource: "volumeattachments.storage.k8s.io", Name: a.Name})
+		item := p.reader.Snapshot().Get(store.Key{Resource: "volumeattachments.storage.k8s.io", Name: a.Name})
 		return item != nil && item.Object.(*storagev1.VolumeAttachment).Spec.NodeName == node
 	}
 	p.ready(followPods)
 	defer p.mu.RUnlock()
+	snapshot := p.reader.Snapshot()
 	for at := range p.pods[node] {
 		// Only secrets and volumes of a pod may lie outside of its namespace.
 		if at.namespace != a.Namespace && a.Resource != "secrets" && a.Resource != "persistentvolumes" {
