@@ -59,7 +59,7 @@ type Options struct {
 
 	// Dir holds a directory per pod. Empty: the node is simulated; nothing is written to disk and no control group made.
 	Dir string
-	// LogDir holds the containers' logs; default Dir/../logs.
+	// LogDir holds the containers' logs; default Dir/../logs, and for a simulated node none.
 	LogDir string
 	// SeccompDir holds profiles of type Localhost; default Dir/../seccomp.
 	SeccompDir string
@@ -73,7 +73,7 @@ type Options struct {
 	ClusterDNS []string
 	// ClusterDomain; default "cluster.local".
 	ClusterDomain string
-	// ResolvConf is the node's; default /etc/resolv.conf.
+	// ResolvConf is the node's; default /etc/resolv.conf, or what systemd-resolved itself asks when that names only its stub.
 	ResolvConf string
 
 	// Withdraw, when set, is called as a pod's end begins, before its containers get SIGTERM, and returns once no proxy sends
@@ -123,7 +123,7 @@ func New(o Options) (*Agent, error) {
 		}
 	}
 	set(&o.ClusterDomain, "cluster.local")
-	set(&o.ResolvConf, "/etc/resolv.conf")
+	set(&o.ResolvConf, resolvConf())
 	set(&o.Version, "v1.37.2")
 	if o.MaxPods == 0 {
 		o.MaxPods = 110
@@ -150,6 +150,19 @@ func New(o Options) (*Agent, error) {
 		a.Volumes = noVolumes{}
 	}
 	return a, nil
+}
+
+// resolvConf finds the servers that pods can reach: systemd-resolved's stub listens on the node's loopback only.
+func resolvConf() string {
+	const file, resolved = "/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"
+	text, err := os.ReadFile(file)
+	if err != nil || !strings.Contains(string(text), "nameserver 127.0.0.53") {
+		return file
+	}
+	if _, err := os.Stat(resolved); err != nil {
+		return file
+	}
+	return resolved
 }
 
 // minor is the "1.37" of "v1.37.2".
@@ -251,13 +264,16 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // prepare makes the directories and the top control groups.
 func (a *Agent) prepare() error {
-	if a.Dir == "" {
-		return nil
-	}
 	for _, dir := range []string{a.Dir, a.LogDir} {
+		if dir == "" {
+			continue
+		}
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("prepare node: %w", err)
 		}
+	}
+	if a.Dir == "" {
+		return nil
 	}
 	tree, err := cgroup.Detect(a.CgroupRoot)
 	if err != nil {

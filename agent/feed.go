@@ -46,7 +46,7 @@ func (a *Agent) feed(ctx context.Context) error {
 		}
 		a.replace(ctx, pods)
 		err := a.watch(ctx, resource, snapshot.Revision())
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, client.ErrClosed) {
 			return nil
 		}
 		if !errors.Is(err, client.ErrCompacted) {

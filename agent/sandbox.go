@@ -25,6 +25,8 @@ func (w *worker) input(pod *corev1.Pod, attempt uint32) spec.Input {
 	if w.a.Dir != "" {
 		// A node without the file has no servers of its own.
 		in.DNS.Node, _ = os.ReadFile(w.a.ResolvConf)
+	}
+	if w.a.LogDir != "" {
 		in.LogDir = w.a.logDir(pod)
 	}
 	if w.a.groups != nil {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"reflect"
@@ -53,7 +54,11 @@ func (o objects) Token(ctx context.Context, pod *corev1.Pod, audiences []string,
 	if err != nil {
 		return nil, err
 	}
-	return &answer.(*authenticationv1.TokenRequest).Status, nil
+	issued, ok := answer.(*authenticationv1.TokenRequest)
+	if !ok {
+		return nil, fmt.Errorf("token request of %s/%s: answered with %T", pod.Namespace, pod.Spec.ServiceAccountName, answer)
+	}
+	return &issued.Status, nil
 }
 
 // handler finds the runtime handler of a runtime class.
@@ -225,6 +230,9 @@ func (a *Agent) follow(ctx context.Context, resource, kind string) {
 					w.stale(kind, e.Item.Key.Namespace, e.Item.Key.Name)
 				}
 			}
+		}
+		if errors.Is(err, client.ErrClosed) {
+			return
 		}
 		if ctx.Err() == nil {
 			// Events were lost: every pod looks once.

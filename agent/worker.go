@@ -46,6 +46,7 @@ type worker struct {
 	// life is the worker's own context: hooks and probes outlive the action that started their container.
 	life       context.Context
 	writing    bool      // a status write is under way
+	written    time.Time // when the last one began
 	writeAfter time.Time // no status write before, after one failed
 	refreshAt  time.Time // when a volume's contents grow old
 	done       bool
@@ -397,11 +398,11 @@ func (w *worker) report(ctx context.Context, now time.Time) time.Time {
 	if now.Before(w.writeAfter) {
 		return w.writeAfter
 	}
-	if w.state.Kill == nil && w.pod.Status.ObservedGeneration == w.pod.Generation && w.launching() {
-		// The end of a start, a tenth of a second away, has more to say.
-		return time.Time{}
+	if at := w.written.Add(startQuiet); w.state.Kill == nil && now.Before(at) && w.comingUp() {
+		// The end of the start, a tenth of a second away, has more to say.
+		return at
 	}
-	w.writing = true
+	w.writing, w.written = true, now
 	pod := w.pod
 	w.wait.Go(func() {
 		written, err := w.write(ctx, pod, status)
@@ -425,10 +426,14 @@ func (w *worker) report(ctx context.Context, now time.Time) time.Time {
 	return time.Time{}
 }
 
-// launching says whether a container is just being created and started.
-func (w *worker) launching() bool {
+// startQuiet is how long the second report of a pod that is just coming up waits for more news.
+const startQuiet = time.Second
+
+// comingUp says whether something is being made without which the pod cannot be ready.
+func (w *worker) comingUp() bool {
 	for key, busy := range w.state.Busy {
-		if busy && strings.HasPrefix(key, lifecycle.KeyStart("")) {
+		kind, _, _ := strings.Cut(key, "/")
+		if busy && (kind == "start" || kind == "image" || key == lifecycle.KeySandbox || key == lifecycle.KeyVolumes) {
 			return true
 		}
 	}

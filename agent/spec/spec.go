@@ -43,9 +43,7 @@ type Input struct {
 	SeccompDir string
 	// Attempt counts sandboxes of the pod.
 	Attempt uint32
-	// Resources of the whole pod and its overhead.
-	Resources, Overhead *rt.LinuxContainerResources
-	Now                 time.Time
+	Now     time.Time
 }
 
 // Labels are on everything that belongs to a pod in the runtime.
@@ -91,8 +89,6 @@ func Sandbox(pod *corev1.Pod, in Input) (*rt.PodSandboxConfig, error) {
 		Linux: &rt.LinuxPodSandboxConfig{
 			CgroupParent: in.CgroupParent,
 			Sysctls:      sysctls(pod),
-			Overhead:     in.Overhead,
-			Resources:    in.Resources,
 		},
 	}
 	config.Linux.SecurityContext, err = sandboxSecurity(pod, in.SeccompDir)
