@@ -42,7 +42,7 @@ type cache struct {
 func (c *cache) get(q *query, now time.Time) *cached {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	a := c.answers[cacheKey{string(q.wire()), q.qtype, q.do, q.flags&(1<<4) != 0}]
+	a := c.answers[cacheKey{string(q.wire()), q.qtype, q.do, q.flags&flagCheckingDisabled != 0}] // spelled out, it allocates nothing
 	if a == nil || !now.Before(a.expires) {
 		return nil
 	}
@@ -50,7 +50,7 @@ func (c *cache) get(q *query, now time.Time) *cached {
 }
 
 func keyFor(q *query) cacheKey {
-	return cacheKey{string(q.wire()), q.qtype, q.do, q.flags&(1<<4) != 0}
+	return cacheKey{string(q.wire()), q.qtype, q.do, q.flags&flagCheckingDisabled != 0}
 }
 
 func (c *cache) put(key cacheKey, a *cached) {

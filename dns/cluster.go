@@ -33,7 +33,6 @@ type zone struct {
 
 // view is what a query is answered from.
 type view struct {
-	client   *client.Client
 	snapshot client.Snapshot
 	index    *index
 }

@@ -352,7 +352,7 @@ func (s *Server) respond(buf, packet []byte, q *query, limit int) (out []byte, d
 }
 
 func (s *Server) view() *view {
-	return &view{client: s.opts.Client, snapshot: s.opts.Client.Snapshot(), index: &s.index}
+	return &view{snapshot: s.opts.Client.Snapshot(), index: &s.index}
 }
 
 func (s *Server) finish(r *response, q *query, o outcome) []byte {

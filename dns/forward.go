@@ -84,7 +84,7 @@ func (u *upstream) exchange(ctx context.Context, q *query) (*miekg.Msg, error) {
 		return nil, err
 	}
 	question := &miekg.Msg{Question: []miekg.Question{{Name: name, Qtype: q.qtype, Qclass: miekg.ClassINET}}}
-	question.RecursionDesired, question.CheckingDisabled = true, q.flags&(1<<4) != 0
+	question.RecursionDesired, question.CheckingDisabled = true, q.flags&flagCheckingDisabled != 0
 	question.SetEdns0(maxUDP, q.do)
 	servers, err := u.current()
 	if err != nil {

@@ -194,6 +194,8 @@ const (
 	flagAuthoritative = 1 << 10
 	flagRecursion     = 1 << 7
 	flagAuthentic     = 1 << 5
+
+	flagCheckingDisabled = 1 << 4
 )
 
 // record appends a record with two parts of data, and says whether it fitted.

@@ -113,17 +113,17 @@ func compilePort(p *plan, svc *corev1.Service, clusterIP netip.Addr, port *corev
 	v6, proto := clusterIP.Is6(), protocolNumber(port)
 	cluster := near(usable(endpoints), node)
 	local := usable(localOnly(endpoints))
-	any := len(cluster) > 0 || len(local) > 0
+	exist := len(cluster) > 0 || len(local) > 0
 
 	internal := route{endpoints: addrPorts(cluster), masquerade: masqueradeOffCluster}
 	if deref(svc.Spec.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster) == corev1.ServiceInternalTrafficPolicyLocal {
-		internal.endpoints, internal.drop = addrPorts(local), any
+		internal.endpoints, internal.drop = addrPorts(local), exist
 	}
 	external := frontend{affinity: affinityOf(svc), inside: route{endpoints: addrPorts(cluster), masquerade: masqueradeAlways}}
 	if svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
 		// The policy keeps the client's address by staying on the node. What starts inside of the cluster has no need of it.
 		external.inside.masquerade = masqueradeOffCluster
-		external.outside = &route{endpoints: addrPorts(local), drop: any}
+		external.outside = &route{endpoints: addrPorts(local), drop: exist}
 	}
 	add := func(addr netip.Addr, number int32, sources []netip.Prefix) {
 		f := external

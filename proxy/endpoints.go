@@ -34,29 +34,8 @@ func endpointsOf(slicesOf []*discoveryv1.EndpointSlice, v6 bool, port *corev1.Se
 		}
 		for i := range slice.Ports {
 			p := &slice.Ports[i]
-			if p.Port == nil || *p.Port == 0 || deref(p.Name, "") != port.Name || deref(p.Protocol, corev1.ProtocolTCP) != protocolOf(port) {
-				continue
-			}
-			for j := range slice.Endpoints {
-				e := &slice.Endpoints[j]
-				if len(e.Addresses) == 0 {
-					continue
-				}
-				// Only the first address counts, says the API.
-				addr, err := netip.ParseAddr(e.Addresses[0])
-				if err != nil || addr.Is6() != v6 {
-					continue
-				}
-				ready := deref(e.Conditions.Ready, true)
-				out = append(out, endpoint{
-					AddrPort:    netip.AddrPortFrom(addr, uint16(*p.Port)),
-					local:       e.NodeName != nil && *e.NodeName == node.Name,
-					nodeless:    e.NodeName == nil,
-					ready:       ready,
-					serving:     deref(e.Conditions.Serving, ready),
-					terminating: deref(e.Conditions.Terminating, false),
-					hints:       e.Hints,
-				})
+			if deref(p.Port, 0) != 0 && deref(p.Name, "") == port.Name && deref(p.Protocol, corev1.ProtocolTCP) == protocolOf(port) {
+				out = appendEndpoints(out, slice, v6, uint16(*p.Port), node)
 			}
 		}
 	}
@@ -64,6 +43,31 @@ func endpointsOf(slicesOf []*discoveryv1.EndpointSlice, v6 bool, port *corev1.Se
 		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Port(), b.Port()), -compareBool(a.ready, b.ready), -compareBool(a.serving, b.serving))
 	})
 	return slices.CompactFunc(out, func(a, b endpoint) bool { return a.AddrPort == b.AddrPort })
+}
+
+// appendEndpoints appends the endpoints of a slice at one of its ports. Only the first address of each counts, says the API.
+func appendEndpoints(out []endpoint, slice *discoveryv1.EndpointSlice, v6 bool, port uint16, node Node) []endpoint {
+	for i := range slice.Endpoints {
+		e := &slice.Endpoints[i]
+		if len(e.Addresses) == 0 {
+			continue
+		}
+		addr, err := netip.ParseAddr(e.Addresses[0])
+		if err != nil || addr.Is6() != v6 {
+			continue
+		}
+		ready := deref(e.Conditions.Ready, true)
+		out = append(out, endpoint{
+			AddrPort:    netip.AddrPortFrom(addr, port),
+			local:       deref(e.NodeName, "") == node.Name,
+			nodeless:    e.NodeName == nil,
+			ready:       ready,
+			serving:     deref(e.Conditions.Serving, ready),
+			terminating: deref(e.Conditions.Terminating, false),
+			hints:       e.Hints,
+		})
+	}
+	return out
 }
 
 // usable returns the endpoints that shall get traffic: the ready ones, or, when there are none, those that still serve while they

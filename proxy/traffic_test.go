@@ -466,7 +466,7 @@ func TestRecovery(t *testing.T) {
 		asked{"what went meanwhile", client, "tcp", "10.43.0.90:80", "drop", ""})
 	w.stop()
 	for range 2 {
-		if err := Reset(w.options()); err != nil {
+		if err := Reset(Options{NetNS: w.node.Path}); err != nil {
 			t.Fatal(err)
 		}
 	}
