@@ -139,6 +139,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	t.Parallel() // worlds do not meet, and waiting for answers that must not come takes time
 	w := &world{t: t, node: networktest.New(t), outside: networktest.New(t)}
 	networktest.Join(t, w.node, "up0", "192.0.2.1/24", w.outside, "up0", "192.0.2.2/24")
 	if err := w.outside.Do(func() error { // a way to pods and services, so that only rules keep it from them
