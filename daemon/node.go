@@ -101,10 +101,8 @@ func (s *System) addNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.nodes.set(c.NodeName, nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: c.NodeName, Logger: s.log}))
-	for _, part := range []Component{links, rules, names, kubelet} {
-		s.Add(part)
-	}
+	api := nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: c.NodeName, Logger: s.log})
+	s.AddNode(c.NodeName, api, links, rules, names, kubelet)
 	return nil
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/controller"
 	"github.com/kebernetes/kebernetes/controller/cluster"
+	"github.com/kebernetes/kebernetes/controller/scaling"
 	"github.com/kebernetes/kebernetes/controller/services"
 	"github.com/kebernetes/kebernetes/controller/workloads"
 	"github.com/kebernetes/kebernetes/kinds"
@@ -73,6 +74,7 @@ func Serve(ctx context.Context, c config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	s.Add(trimmer{log})
 	log.Info("keb serves", "address", s.url(), "data", c.DataDir, "took", time.Since(start).Round(time.Millisecond))
 	return s.Run(ctx)
 }
@@ -111,6 +113,12 @@ func (s *System) Run(ctx context.Context) error { return supervise(ctx, s.log, s
 
 // Add appends a part that starts after, and stops before, those that are there.
 func (s *System) Add(c Component) { s.components = append(s.components, c) }
+
+// AddNode adds a node: its parts, in the order in which they start, and the API by which the API server reaches it.
+func (s *System) AddNode(name string, api http.Handler, parts ...Component) {
+	s.nodes.set(name, api)
+	s.components = append(s.components, parts...)
+}
 
 // openStore opens the store of a data directory. Secrets are encrypted on disk; events and leases may be lost in a crash.
 func openStore(dataDir string, table *kinds.Table, log *slog.Logger) (*local.Local, error) {
@@ -192,12 +200,14 @@ func profiles() http.Handler {
 	return mux
 }
 
-// advertise is where the Service kubernetes leads to. An API that runs without controllers and nodes publishes no endpoints.
+// advertise is where the Service kubernetes leads to. An API that runs without controllers and nodes publishes no endpoints,
+// nor does one on a loopback address: endpoints may not be there, and no pod could reach it.
 func (s *System) advertise() netip.AddrPort {
-	if s.config.APIOnly {
+	ip := netip.MustParseAddr(s.config.AdvertiseIP)
+	if s.config.APIOnly || ip.IsLoopback() {
 		return netip.AddrPort{}
 	}
-	return netip.AddrPortFrom(netip.MustParseAddr(s.config.AdvertiseIP), uint16(s.port()))
+	return netip.AddrPortFrom(ip, uint16(s.port()))
 }
 
 // port is where the API listens; without a socket, where it would by default.
@@ -262,6 +272,7 @@ func (s *System) addControllers() error {
 	})
 	loops = append(loops, workloads.Controllers(env)...)
 	loops = append(loops, services.Controllers(env)...)
+	loops = append(loops, scaling.Controllers(env)...)
 	for _, l := range loops {
 		s.Add(l)
 	}

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/kebernetes/kebernetes/agent"
+	"github.com/kebernetes/kebernetes/agent/nodeapi"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/config"
@@ -111,7 +112,7 @@ func (c *Cluster) addNode(ctx context.Context, name string, i int, o Options) {
 	ip := netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}).String()
 	kubelet, err := agent.New(agent.Options{
 		Client: own, Runtime: runtime, NodeName: name, NodeIPs: []string{ip},
-		Recorder: client.NewRecorder(own, "kubelet", o.Log).OnHost(name), Logger: o.Log,
+		Recorder: client.NewRecorder(own, "kubelet", o.Log).OnHost(name), Logger: o.Log, LogDir: filepath.Join(o.Dir, "logs", name),
 		Capacity: corev1.ResourceList{
 			corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"),
 			corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("100Gi"),
@@ -120,7 +121,7 @@ func (c *Cluster) addNode(ctx context.Context, name string, i int, o Options) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.System.Add(kubelet)
+	c.System.AddNode(name, nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: name, Logger: o.Log}), kubelet)
 }
 
 // Await waits until ok holds, looking again whenever an object of the resource changes ("pods", "deployments.apps"), and
