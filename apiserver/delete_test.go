@@ -60,7 +60,7 @@ func TestDecideDelete(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := tc.obj.DeepCopyObject()
-			d := decideDelete(table.Resource(corev1.Resource(tc.kind)), tc.obj, tc.o, now)
+			d := decideDelete(table.Resource(corev1.Resource(tc.kind)), tc.obj, tc.o.DeepCopy(), now)
 			got := ""
 			if d.object != nil {
 				g := d.object.GetDeletionGracePeriodSeconds()

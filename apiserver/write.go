@@ -208,22 +208,12 @@ func (s *Server) modifyOnce(ctx context.Context, w *write, item *store.Item, f c
 	case res.Err == nil:
 		return res.Item, false, nil
 	case errors.Is(res.Err, store.ErrNotFound):
-		return nil, seen == "", s.lost(w, seen)
+		return nil, true, nil
 	case errors.Is(res.Err, store.ErrConflict):
-		if seen != "" {
-			return nil, false, conflict(w.kind, w.name)
-		}
+		// Who named a version gets a conflict at the next try, as it is no longer the present one.
 		return res.Item, true, nil
 	}
 	return nil, false, res.Err
-}
-
-// lost is the error of an update whose object vanished in between: a conflict for those who said what they had seen.
-func (s *Server) lost(w *write, seen string) error {
-	if seen == "" {
-		return notFound(w.kind, w.name)
-	}
-	return conflict(w.kind, w.name)
 }
 
 // prepareUpdate brings an update into its final form: fields tracked, admitted, prepared and valid.
