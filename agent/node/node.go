@@ -26,7 +26,8 @@ import (
 const (
 	leaseSeconds  = 40
 	renewInterval = 10 * time.Second
-	retryInterval = time.Second // after a failed write
+	retryInterval = time.Second           // after a failed write
+	soonest       = 20 * time.Millisecond // until an unready runtime is asked again, the first time
 	reportEvery   = 5 * time.Minute
 	maxImages     = 50
 )
@@ -56,6 +57,7 @@ type Keeper struct {
 	stale bool // the images have changed
 	// What follows is Run's own.
 	listed    time.Time // when the images were listed
+	unready   bool
 	reported  time.Time
 	leaseHave *coordinationv1.Lease
 }
@@ -78,22 +80,39 @@ func (k *Keeper) Run(ctx context.Context, registered func()) {
 		}
 	}
 	registered()
-	timer := time.NewTimer(renewInterval)
-	defer timer.Stop()
+	k.keep(ctx)
+}
+
+// keep renews the lease and reports until ctx ends.
+func (k *Keeper) keep(ctx context.Context) {
+	var renewed time.Time
+	hurry := soonest
 	for {
-		timer.Reset(renewInterval)
-		if err := k.renew(ctx); err != nil && ctx.Err() == nil {
-			k.Logger.Warn("node lease is not renewed", "node", k.Name, "err", err)
-			timer.Reset(retryInterval)
+		if now := time.Now(); now.Sub(renewed) >= renewInterval {
+			renewed = now
+			if err := k.renew(ctx); err != nil && ctx.Err() == nil {
+				k.Logger.Warn("node lease is not renewed", "node", k.Name, "err", err)
+				renewed = now.Add(retryInterval - renewInterval)
+			}
 		}
+		wait := time.Until(renewed.Add(renewInterval))
 		if err := k.report(ctx); err != nil && ctx.Err() == nil {
 			k.Logger.Warn("node status is not written", "node", k.Name, "err", err)
-			timer.Reset(retryInterval)
+			wait = min(wait, retryInterval)
 		}
+		if k.unready {
+			// A network that is just coming up tells nobody; asking soon again is what makes a node ready in time.
+			wait, hurry = min(wait, hurry), min(2*hurry, renewInterval)
+		} else {
+			hurry = soonest
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return
 		case <-k.poke:
+			timer.Stop()
 		case <-timer.C:
 		}
 	}
@@ -223,6 +242,7 @@ func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) c
 			}
 		}
 	}
+	k.unready = runtimeErr != ""
 	k.conditions(&st, runtimeErr, metav1.NewTime(now.Truncate(time.Second)))
 	return st
 }
