@@ -1,12 +1,14 @@
 package kebernetes
 
 import (
-	"fmt"
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -48,6 +50,9 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// patience is how long a script waits for what must happen.
+const patience = 30 * time.Second
+
 // kubectl runs the command; its output can be compared as after exec.
 func kubectl(ts *testscript.TestScript, neg bool, args []string) {
 	err := ts.Exec("kubectl", args...)
@@ -56,21 +61,23 @@ func kubectl(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// eventually runs a command again and again until its standard output is as wanted: eventually WANT COMMAND ARGS...
-// It is for what kubectl wait cannot express.
+// eventually runs a command again and again until its standard output matches a regular expression as a whole:
+// eventually REGEXP COMMAND ARGS... It is for what kubectl wait cannot express.
 func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
-		ts.Fatalf("usage: eventually WANT COMMAND ARGS...")
+		ts.Fatalf("usage: eventually REGEXP COMMAND ARGS...")
 	}
-	last := ""
-	for range 200 {
+	want, err := regexp.Compile(`^(?:` + args[0] + `)$`)
+	ts.Check(err)
+	var out []byte
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		cmd := exec.Command(args[1], args[2:]...)
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"), "PATH="+ts.Getenv("PATH"))
-		out, err := cmd.CombinedOutput()
-		last = fmt.Sprintf("%s (%v)", strings.TrimSpace(string(out)), err)
-		if err == nil && strings.TrimSpace(string(out)) == args[0] {
+		cmd.Dir = ts.MkAbs(".")
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"), "PATH="+ts.Getenv("PATH"), "HOME="+ts.Getenv("HOME"))
+		out, err = cmd.Output()
+		if err == nil && want.Match(bytes.TrimSpace(out)) {
 			return
 		}
 	}
-	ts.Fatalf("%s: got %s, want %s", strings.Join(args[1:], " "), last, args[0])
+	ts.Fatalf("%s: got %q (%v), want %s", strings.Join(args[1:], " "), out, err, args[0])
 }

@@ -55,7 +55,7 @@ type Behaviour struct {
 
 // Command is the behaviour of the test application's commands, "/app VERB ARGS…", the same program that critest runs on
 // real runtimes. Verbs: "run" (until SIGTERM), "stubborn" (until SIGKILL), "exit CODE", "exit-after DURATION CODE",
-// "log TEXT" (then run), "message FILE TEXT CODE" (write a file, then exit), "sleep DURATION". Anything else runs until
+// "log TEXT" (then run), "say DURATION CODE TEXT" (log, run that long, exit), "message FILE TEXT CODE" (write a file, then exit), "sleep DURATION". Anything else runs until
 // stopped.
 func Command(cmd []string) Behaviour {
 	arg := func(i int) string {
@@ -81,6 +81,8 @@ func Command(cmd []string) Behaviour {
 		return Behaviour{ExitAfter: length(2), ExitCode: number(3)}
 	case "log":
 		return Behaviour{Log: strings.Join(cmd[2:], " ")}
+	case "say":
+		return Behaviour{ExitAfter: max(length(2), time.Nanosecond), ExitCode: number(3), Log: strings.Join(cmd[min(4, len(cmd)):], " ")}
 	case "message":
 		return Behaviour{ExitAfter: time.Nanosecond, Termination: arg(3), ExitCode: number(4)}
 	case "sleep":

@@ -39,6 +39,10 @@ func main() {
 	case "log":
 		fmt.Println(strings.Join(os.Args[2:], " "))
 		wait()
+	case "say":
+		fmt.Println(strings.Join(os.Args[min(4, len(os.Args)):], " "))
+		time.Sleep(length(args[0]))
+		os.Exit(number(args[1]))
 	case "cat":
 		for _, name := range os.Args[2:] {
 			data, err := os.ReadFile(name)
