@@ -179,7 +179,9 @@ func (r *reporter) container(c *corev1.Container, init bool) corev1.ContainerSta
 	st.Image, st.ImageID = cmp.Or(last.Image, c.Image), last.ImageRef
 	st.ContainerID = r.id(last.ID)
 	st.User = last.User
-	st.StopSignal = last.Signal
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		st.StopSignal = last.Signal
+	}
 	previous := r.previous(c.Name)
 	switch {
 	case last.Phase == Exited:
