@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,10 +22,10 @@ import (
 // off what is gone, and what was charged and then not stored.
 func ResourceQuotas(env controller.Env) *controller.Loop {
 	c := env.Client("resourcequota-controller")
-	r := &resourceQuotas{client: c}
+	r := &resourceQuotas{client: c, written: map[controller.Key]time.Time{}}
 	return env.NewLoop(c, controller.Controller{
 		Name:    "resourcequota-controller",
-		Watches: []controller.Watch{{Resource: client.ResourceOf[*corev1.ResourceQuota](c), Keys: controller.Itself}},
+		Watches: []controller.Watch{{Resource: client.ResourceOf[*corev1.ResourceQuota](c), Keys: r.quotaChanged}},
 		Every: func(k *kinds.Kind) (controller.Watch, bool) {
 			w := controller.Watch{Resource: k.GroupResource().String(), Keys: func(ev client.Event, add func(controller.Key)) { r.changed(k, ev, add) }}
 			return w, k.Namespaced && deletable(k) && k.Resource != "events"
@@ -33,8 +34,46 @@ func ResourceQuotas(env controller.Env) *controller.Loop {
 	})
 }
 
+// chargeSettles is how long after its last change a quota's usage is not lowered. Admission charges a quota before it stores
+// what it charged for; a count in between would give that back, and let in more than is allowed.
+const chargeSettles = 200 * time.Millisecond
+
 type resourceQuotas struct {
 	client *client.Client
+
+	mu      sync.Mutex
+	written map[controller.Key]time.Time // when each quota last changed
+}
+
+// quotaChanged notes the change and adds the quota.
+func (r *resourceQuotas) quotaChanged(ev client.Event, add func(controller.Key)) {
+	key := controller.Key{Namespace: ev.Item.Key.Namespace, Name: ev.Item.Key.Name}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ev.Type == client.Delete {
+		delete(r.written, key)
+		return
+	}
+	r.written[key] = time.Now()
+	add(key)
+}
+
+// settles returns how long the usage of a quota must not be lowered yet.
+func (r *resourceQuotas) settles(key controller.Key, now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(0, r.written[key].Add(chargeSettles).Sub(now))
+}
+
+// lowered returns usage with what the count finds less of kept as it was charged, and whether there is such.
+func lowered(counted, charged corev1.ResourceList) (kept corev1.ResourceList, any bool) {
+	kept = counted.DeepCopy()
+	for name, n := range charged {
+		if c, ok := kept[name]; ok && c.Cmp(n) < 0 {
+			kept[name], any = n, true
+		}
+	}
+	return kept, any
 }
 
 // changed adds the quotas of a namespace in which something came, went or grew.
@@ -67,8 +106,14 @@ func (r *resourceQuotas) reconcile(ctx context.Context, key controller.Key) (tim
 		return 0, nil
 	}
 	status := corev1.ResourceQuotaStatus{Hard: q.Spec.Hard, Used: r.count(snap, q)}
+	var again time.Duration
+	if kept, any := lowered(status.Used, q.Status.Used); any {
+		if again = r.settles(key, time.Now()); again > 0 {
+			status.Used = kept
+		}
+	}
 	if apiequality.Semantic.DeepEqual(status, q.Status) {
-		return 0, nil
+		return again, nil
 	}
 	update := q.DeepCopy()
 	update.Status = *status.DeepCopy()
@@ -76,7 +121,7 @@ func (r *resourceQuotas) reconcile(ctx context.Context, key controller.Key) (tim
 	if apierrors.IsNotFound(err) {
 		return 0, nil
 	}
-	return 0, err
+	return again, err
 }
 
 // count sums what the objects of the quota's namespace use of each of its resources.

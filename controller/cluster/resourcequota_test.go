@@ -3,6 +3,7 @@ package cluster
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -44,6 +45,7 @@ func TestQuotaIsCounted(t *testing.T) {
 		Put(api, &corev1.Service{ObjectMeta: meta("a", "s"), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Ports: make([]corev1.ServicePort, 2)}})
 		check := func(when, name string, want map[corev1.ResourceName]string) {
 			t.Helper()
+			time.Sleep(time.Second)
 			synctest.Wait()
 			q, _ := get[*corev1.ResourceQuota](api, "a", name)
 			for r, n := range want {
@@ -61,6 +63,13 @@ func TestQuotaIsCounted(t *testing.T) {
 		Change(api, "a", "one", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded })
 		Drop[*corev1.ConfigMap](api, "a", "c")
 		check("after a pod has finished", "all", map[corev1.ResourceName]string{"pods": "2", "count/pods": "3", "requests.cpu": "250m", "configmaps": "0"})
+		// What admission has charged and not yet stored is not given back at once.
+		Change(api, "a", "all", func(q *corev1.ResourceQuota) { q.Status.Used["pods"] = resource.MustParse("5") })
+		synctest.Wait()
+		if q, _ := get[*corev1.ResourceQuota](api, "a", "all"); q.Status.Used.Pods().Value() != 5 {
+			t.Errorf("a charge was given back at once: %s", q.Status.Used.Pods())
+		}
+		check("after a charge that came to nothing", "all", map[corev1.ResourceName]string{"pods": "2"})
 		api.Writes()
 		Change(api, "a", "two", func(p *corev1.Pod) { p.Status.Message = "x" })
 		synctest.Wait()
