@@ -255,7 +255,7 @@ func (c *crashChild) snapshot(l *Local) {
 		if err := l.snapshot(false); err != nil {
 			c.say("error %v", err)
 		}
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond) // the pace of the load; nothing is waited for
 	}
 }
 
@@ -299,7 +299,7 @@ func (c *crashChild) volatile() {
 			return
 		}
 		c.say("volatile %d", r.Item.Revision)
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond) // the pace of the load; nothing is waited for
 	}
 }
 
