@@ -16,6 +16,7 @@ import (
 	"github.com/kebernetes/kebernetes/agent/lifecycle"
 	"github.com/kebernetes/kebernetes/agent/spec"
 	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/cri"
 	"github.com/kebernetes/kebernetes/volume"
 )
 
@@ -158,8 +159,8 @@ func (w *worker) startContainer(ctx context.Context, action lifecycle.Action) {
 				w.state.Backoff[name] = action.Backoff
 			}
 			if err != nil {
-				w.tell(l.pod, name, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
-				w.state.Waiting[name] = &lifecycle.Failure{Reason: reason, Message: err.Error()}
+				w.tell(l.pod, name, corev1.EventTypeWarning, "Failed", "Error: "+cri.Message(err))
+				w.state.Waiting[name] = &lifecycle.Failure{Reason: reason, Message: cri.Message(err)}
 				if record == nil {
 					w.state.Waiting[name].Retry = time.Now().Add(configRetry)
 				}

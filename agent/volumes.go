@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -33,11 +34,21 @@ var (
 )
 
 func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	return client.Get[*corev1.ConfigMap](ctx, o.a.Client, namespace, name)
+	cm, err := client.Get[*corev1.ConfigMap](ctx, o.a.Client, namespace, name)
+	return cm, singular(err, "configmap", name)
 }
 
 func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	return client.Get[*corev1.Secret](ctx, o.a.Client, namespace, name)
+	s, err := client.Get[*corev1.Secret](ctx, o.a.Client, namespace, name)
+	return s, singular(err, "secret", name)
+}
+
+// singular words "not found" as a kubelet does, whose users look for `configmap "x" not found`.
+func singular(err error, kind, name string) error {
+	if apierrors.IsNotFound(err) {
+		return apierrors.NewNotFound(schema.GroupResource{Resource: kind}, name)
+	}
+	return err
 }
 
 func (o objects) Allocatable() corev1.ResourceList { return o.a.keeper.Allocatable }

@@ -67,13 +67,8 @@ func IsDeadline(err error) bool {
 	return status.Code(err) == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded)
 }
 
-// Text is what the runtime said, without gRPC's wrapping: the form that users see in events.
-func Text(err error) string {
-	if s, ok := status.FromError(err); ok {
-		return fmt.Sprintf("rpc error: code = %s desc = %s", s.Code(), s.Message())
-	}
-	return err.Error()
-}
+// Message is what the runtime said, without the wrapping of gRPC.
+func Message(err error) string { return status.Convert(err).Message() }
 
 func gone(err error) error {
 	if IsNotFound(err) {

@@ -33,14 +33,14 @@ func (c *cluster) ConfigMap(_ context.Context, _, name string) (*corev1.ConfigMa
 	if cm := c.configMaps[name]; cm != nil {
 		return cm, nil
 	}
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmaps"}, name)
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "configmap"}, name)
 }
 
 func (c *cluster) Secret(_ context.Context, _, name string) (*corev1.Secret, error) {
 	if s := c.secrets[name]; s != nil {
 		return s, nil
 	}
-	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, name)
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secret"}, name)
 }
 
 func (c *cluster) Token(_ context.Context, _ *corev1.Pod, _ []string, seconds int64) (*authenticationv1.TokenRequestStatus, error) {
@@ -158,10 +158,10 @@ func TestItemsModesAndWhatIsMissing(t *testing.T) {
 		"no key": {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: ref, Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}}, "", 0,
 			`MountVolume.SetUp failed for volume "v" : configmap references non-existent config key: z`},
 		"no map": {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "no"}}}, "", 0,
-			`MountVolume.SetUp failed for volume "v" : configmaps "no" not found`},
+			`MountVolume.SetUp failed for volume "v" : configmap "no" not found`},
 		"optional":  {corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "no"}, Optional: &yes}}, "", 0, ""},
 		"secret":    {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s", DefaultMode: &tight}}, "k", 0o400, ""},
-		"no secret": {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "no"}}, "", 0, `MountVolume.SetUp failed for volume "v" : secrets "no" not found`},
+		"no secret": {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "no"}}, "", 0, `MountVolume.SetUp failed for volume "v" : secret "no" not found`},
 		"huge pages": {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}, "", 0,
 			`MountVolume.SetUp failed for volume "v" : medium "HugePages" is not supported by this node`},
 		"claim": {corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}, "", 0,
