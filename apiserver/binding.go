@@ -116,9 +116,9 @@ func (s *Server) assignment(snap store.Snapshot, b *corev1.Binding) (store.Write
 	pod := item.Object.(*corev1.Pod)
 	switch {
 	case b.UID != "" && b.UID != pod.UID:
-		return store.Write{}, bindingConflict(b, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID))
+		return store.Write{}, bindingConflict(b, text(fmt.Sprintf("Precondition failed: UID in precondition: %v, UID in object meta: %v", b.UID, pod.UID)))
 	case b.ResourceVersion != "" && b.ResourceVersion != pod.ResourceVersion:
-		return store.Write{}, bindingConflict(b, fmt.Errorf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", b.ResourceVersion, pod.ResourceVersion))
+		return store.Write{}, bindingConflict(b, text(fmt.Sprintf("Precondition failed: ResourceVersion in precondition: %v, ResourceVersion in object meta: %v", b.ResourceVersion, pod.ResourceVersion)))
 	}
 	out, err := assign(pod, b, s.now())
 	if err != nil {

@@ -123,6 +123,21 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+// TestWatchTooLate: what is forgotten is told as an event, so that clients list again.
+func TestWatchTooLate(t *testing.T) {
+	s := newTestServer(t)
+	send(t, s, "POST", configMapsPath, `{"metadata":{"name":"a"}}`)
+	s.Store.(*memStore).Compact(s.Store.Snapshot().Revision())
+	code, body := send(t, s, "GET", configMapsPath+"?watch=1&resourceVersion=2", "")
+	var e struct {
+		Type   string
+		Object metav1.Status
+	}
+	if err := json.Unmarshal([]byte(body), &e); err != nil || code != 200 || e.Type != "ERROR" || e.Object.Reason != metav1.StatusReasonExpired {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
 func TestListPages(t *testing.T) {
 	s := newTestServer(t)
 	for _, n := range []string{"a", "b", "c"} {

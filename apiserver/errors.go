@@ -135,3 +135,8 @@ func invalid(gk schema.GroupKind, name string, errs field.ErrorList) error {
 func invalidOptions(kind string, errs field.ErrorList) error {
 	return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: kind}, "", errs)
 }
+
+// text is an error in upstream's own words, which do not always begin small or end without a full stop.
+type text string
+
+func (t text) Error() string { return string(t) }

@@ -149,7 +149,7 @@ func (s *Server) budgetOf(pod *corev1.Pod) (*store.Item, error) {
 			continue
 		}
 		if found != nil {
-			return nil, apierrors.NewInternalError(errors.New("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
+			return nil, apierrors.NewInternalError(text("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."))
 		}
 		found = item
 	}

@@ -149,14 +149,14 @@ func (s *Server) deadline(next handler) handler {
 				timeout = d
 			}
 		}
-		rq.ctx = rq.r.Context()
+		rq.ctx = auth.WithUser(rq.r.Context(), rq.user)
 		if rq.r.Method == http.MethodGet || rq.streams() {
 			next(rq)
 			return
 		}
 		ctx, cancel := context.WithTimeout(rq.ctx, timeout)
 		defer cancel()
-		rq.ctx = auth.WithUser(ctx, rq.user)
+		rq.ctx = ctx
 		next(rq)
 	}
 }

@@ -3,9 +3,9 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -70,7 +70,8 @@ func (rq *request) watch() error {
 		return err
 	}
 	initial, err := w.open(&o)
-	if err != nil {
+	forgotten := errors.Is(err, store.ErrCompacted)
+	if err != nil && !forgotten {
 		return err
 	}
 	ctx, cancel := rq.watchContext(o.TimeoutSeconds)
@@ -81,6 +82,10 @@ func (rq *request) watch() error {
 	}
 	rq.head(http.StatusOK, contentType, -1)
 	rq.flush()
+	if forgotten { // told in the stream, as when a watch falls behind
+		w.fail(tooOld(w.revision, rq.s.Store.Compacted()))
+		return nil
+	}
 	w.run(ctx, initial, o.SendInitialEvents != nil && *o.SendInitialEvents)
 	return nil
 }
@@ -151,7 +156,7 @@ func (w *watcher) run(ctx context.Context, initial *view.View, announceEnd bool)
 		case errors.Is(err, errQuiet):
 			w.sendBookmark(false)
 		case errors.Is(err, store.ErrCompacted):
-			w.fail(apierrors.NewResourceExpired("too old resource version: " + strconv.FormatInt(w.revision, 10)))
+			w.fail(tooOld(w.revision, w.rq.s.Store.Compacted()))
 			return
 		default:
 			w.send()
@@ -161,6 +166,11 @@ func (w *watcher) run(ctx context.Context, initial *view.View, announceEnd bool)
 			return
 		}
 	}
+}
+
+// tooOld is the end of a watch whose events are forgotten; the client lists again.
+func tooOld(revision, oldest int64) error {
+	return apierrors.NewResourceExpired(fmt.Sprintf("too old resource version: %d (%d)", revision, oldest))
 }
 
 // errQuiet says that nothing happened for as long as a bookmark may take.

@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -360,7 +359,7 @@ func sameFields(a, b *metav1.FieldsV1) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return bytes.Equal(a.Raw, b.Raw)
+	return a.GetRawString() == b.GetRawString()
 }
 
 // ended says whether an update lets go the last thing that held a deleted object.
