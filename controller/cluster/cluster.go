@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/controller"
 	"github.com/kebernetes/kebernetes/kinds"
 )
@@ -62,6 +61,3 @@ func parallel[T any](items []T, f func(T) error) []error {
 	wg.Wait()
 	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
 }
-
-// always adds one key for everything, for controllers that look at the whole.
-func always(_ client.Event, add func(controller.Key)) { add(controller.Key{}) }

@@ -32,7 +32,13 @@ func parseIndexes(text string, limit int) indexSet {
 				break
 			}
 		}
-		s = append(s, indexRange{first, min(last, limit-1)})
+		last = min(last, limit-1)
+		// Two in a row are spelled apart, but are one range.
+		if n := len(s); n > 0 && s[n-1].last+1 == first {
+			s[n-1].last = last
+			continue
+		}
+		s = append(s, indexRange{first, last})
 	}
 	return s
 }
