@@ -232,6 +232,9 @@ func TestIndexSet(t *testing.T) {
 			t.Errorf("%q comes back as %q", text, got)
 		}
 	}
+	if got := parseIndexes("0,1", 3).with(2).String(); got != "0-2" {
+		t.Errorf("0,1 with 2: %s", got)
+	}
 	if got := parseIndexes("1,3-9,12", 5).String(); got != "1,3,4" {
 		t.Errorf("cut to 5: %s", got)
 	}
