@@ -104,7 +104,7 @@ func TestJobs(t *testing.T) {
 		}),
 			func(p *corev1.Pod) int { return podIndex(p) % 2 }, 20,
 			"Failed=FailedIndexes FailureTarget=FailedIndexes | 2 4 0 | 0,2 | 1,3"},
-		{"too many indexes fail", job(3, 4, asIndexed, func(j *batchv1.Job) {
+		{"too many indexes fail", job(3, 3, asIndexed, func(j *batchv1.Job) {
 			j.Spec.BackoffLimitPerIndex, j.Spec.MaxFailedIndexes, j.Spec.BackoffLimit = ptr.To[int32](0), ptr.To[int32](1), ptr.To[int32](1<<30)
 		}), func(p *corev1.Pod) int { return min(1, podIndex(p)) }, 20,
 			"Failed=MaxFailedIndexesExceeded FailureTarget=MaxFailedIndexesExceeded | 1 2 0 | 0 | 1,2"},
