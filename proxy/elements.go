@@ -13,16 +13,14 @@ import (
 type set uint8
 
 const (
-	setServices      set = iota // address . protocol . port → way
-	setPorts                    // protocol . port of any address of the node → way
+	setServices      set = iota // address . protocol . port → verdict
+	setPorts                    // protocol . port of any address of the node → verdict
 	setOutside                  // as setServices, for connections from outside of the cluster
 	setOutsidePorts             // as setPorts, likewise
-	setWays                     // way → verdict, for the maps above
 	setEndpoints                // address . protocol . port . index → address . port
 	setAffine                   // address . protocol . port . endpoint's address . endpoint's port
-	setUnserved                 // address . protocol . port → way, where no endpoint is
-	setUnservedPorts            // protocol . port → way
-	setFates                    // way → verdict, for the maps above
+	setUnserved                 // address . protocol . port → verdict, where no endpoint is
+	setUnservedPorts            // protocol . port → verdict
 	setClusterIPs               // address
 	setHairpins                 // address . the same address
 	setRestricted               // address . protocol . port with source ranges
@@ -32,7 +30,7 @@ const (
 )
 
 func (s set) String() string {
-	return [...]string{"services", "ports", "outside", "outside-ports", "ways", "endpoints", "affine", "unserved", "unserved-ports", "fates",
+	return [...]string{"services", "ports", "outside", "outside-ports", "endpoints", "affine", "unserved", "unserved-ports",
 		"cluster-ips", "hairpins", "restricted", "allowed", "affinity"}[s]
 }
 
@@ -46,14 +44,14 @@ type elementID struct {
 // elementValue is what an element holds besides its key. The zero value is a member of a plain set.
 type elementValue struct {
 	data   string // of endpoints
-	way    way    // of the maps to ways
+	way    way    // of the verdict maps
 	keyEnd string // the end of a range, inclusive
 }
 
-// way is what becomes of a connection: a chain for endpoints, or, when that is the zero chain, a verdict.
-//
-// Frontends lead to a way, and a small map to its verdict, rather than to the verdict at once: the kernel checks all elements of a
-// verdict map for loops whenever one of them changes, which takes a millisecond for 10,000 services.
+// way is what a verdict map says: a chain for endpoints, or, when that is the zero chain, a verdict. The kernel checks all elements
+// of a verdict map for loops when one of them changes: a millisecond for 10,000 services, where an endpoint in place of another
+// takes a tenth of that. A map to numbers, and a small one from those to verdicts, would not cost that; but the nft command ends at
+// the sight of two lookups in a row, and whoever lists or loads other tables would suffer for it.
 type way struct {
 	chain chain
 	code  verdict
@@ -67,19 +65,6 @@ const (
 	verdictReject
 	verdictDrop
 )
-
-// key is the way in the kernel's form, two numbers: count and kind, and seconds of affinity.
-func (w way) key() string {
-	c := w.chain
-	kind := uint32(c.n) | uint32(c.masquerade)<<16 | uint32(w.code)<<24
-	for bit, on := range []bool{c.anyAddr, c.outside} {
-		if on {
-			kind |= 1 << (20 + bit)
-		}
-	}
-	b := binary.BigEndian.AppendUint32(nil, kind)
-	return string(binary.BigEndian.AppendUint32(b, uint32(c.affinity/time.Second)))
-}
 
 type element struct {
 	elementID

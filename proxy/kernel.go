@@ -84,18 +84,8 @@ func (k *kernel) load(b *batch) error {
 	for _, c := range staticChains(k.table, k.families, k.bridge) {
 		k.addChain(conn, c.Chain, c.rules)
 	}
-	for _, f := range k.families {
-		if err := errors.Join(
-			conn.SetAddElements(f.newSet(k.table, setWays), []nftables.SetElement{
-				{Key: []byte(way{code: verdictAccept}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictAccept}}}),
-			conn.SetAddElements(f.newSet(k.table, setFates), []nftables.SetElement{
-				{Key: []byte(way{code: verdictReject}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}},
-				{Key: []byte(way{code: verdictDrop}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictDrop}}}),
-		); err != nil {
-			return fmt.Errorf("elements of ways: %w", err)
-		}
-	}
-	if err := k.addBatch(conn, b); err != nil {
+	k.addChains(conn, b)
+	if err := k.addElements(conn, b); err != nil {
 		return err
 	}
 	for _, f := range k.families {
@@ -111,13 +101,18 @@ func (k *kernel) load(b *batch) error {
 	return nil
 }
 
-// apply carries a batch out in one transaction.
+// apply carries a batch out in one transaction, or in two when it needs new chains: packets under way while a transaction comes
+// into force may find its elements before they see the rules of its chains.
 func (k *kernel) apply(b *batch) error {
 	conn, err := k.connect(len(b.elements))
 	if err != nil {
 		return err
 	}
-	if err := k.addBatch(conn, b); err != nil {
+	k.addChains(conn, b)
+	if err := conn.Flush(); err != nil {
+		return fmt.Errorf("add chains to nftables table %s: %w", k.table.Name, err)
+	}
+	if err := k.addElements(conn, b); err != nil {
 		return err
 	}
 	if err := conn.Flush(); err != nil {
@@ -147,22 +142,28 @@ func (k *kernel) addChain(conn *nftables.Conn, c *nftables.Chain, rules [][]expr
 	}
 }
 
-// addBatch queues a batch: chains before the elements that lead to them, removals before additions, as a changed element is both.
-func (k *kernel) addBatch(conn *nftables.Conn, b *batch) error {
-	byFamily := map[bool]*family{}
+// family returns the rules' family, nil for one that the cluster has no pods of.
+func (k *kernel) family(v6 bool) *family {
 	for _, f := range k.families {
-		byFamily[f.v6] = f
+		if f.v6 == v6 {
+			return f
+		}
 	}
+	return nil
+}
+
+// addChains queues the new chains of a batch.
+func (k *kernel) addChains(conn *nftables.Conn, b *batch) {
 	for _, c := range b.newChains {
-		f := byFamily[c.v6]
-		if f == nil {
-			continue
-		}
-		k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
-		if err := conn.SetAddElements(f.newSet(k.table, setWays), wayTo(c)); err != nil {
-			return fmt.Errorf("way to %s: %w", c, err)
+		if f := k.family(c.v6); f != nil {
+			k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
 		}
 	}
+}
+
+// addElements queues the elements of a batch, removals before additions, as a changed element is both, and then the chains
+// that nothing leads to any longer.
+func (k *kernel) addElements(conn *nftables.Conn, b *batch) error {
 	type place struct {
 		set set
 		v6  bool
@@ -170,8 +171,8 @@ func (k *kernel) addBatch(conn *nftables.Conn, b *batch) error {
 	dels, adds := map[place][]nftables.SetElement{}, map[place][]nftables.SetElement{}
 	for id, c := range b.elements {
 		at := place{id.set, id.v6}
-		if byFamily[id.v6] == nil {
-			continue // a family that the cluster has no pods of
+		if k.family(id.v6) == nil {
+			continue
 		}
 		if c.before != nil {
 			dels[at] = append(dels[at], nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(c.before.keyEnd)})
@@ -181,36 +182,36 @@ func (k *kernel) addBatch(conn *nftables.Conn, b *batch) error {
 		}
 	}
 	for at, elements := range dels {
-		set := byFamily[at.v6].newSet(k.table, at.set)
+		set := k.family(at.v6).newSet(k.table, at.set)
 		if err := inChunks(elements, func(part []nftables.SetElement) error { return conn.SetDeleteElements(set, part) }); err != nil {
 			return fmt.Errorf("elements of %s: %w", set.Name, err)
 		}
 	}
 	for at, elements := range adds {
-		set := byFamily[at.v6].newSet(k.table, at.set)
+		set := k.family(at.v6).newSet(k.table, at.set)
 		if err := inChunks(elements, func(part []nftables.SetElement) error { return conn.SetAddElements(set, part) }); err != nil {
 			return fmt.Errorf("elements of %s: %w", set.Name, err)
 		}
 	}
 	for _, c := range b.oldChains {
-		if f := byFamily[c.v6]; f != nil {
-			if err := conn.SetDeleteElements(f.newSet(k.table, setWays), wayTo(c)); err != nil {
-				return fmt.Errorf("way to %s: %w", c, err)
-			}
+		if k.family(c.v6) != nil {
 			conn.DelChain(&nftables.Chain{Table: k.table, Name: c.String()})
 		}
 	}
 	return nil
 }
 
-func wayTo(c chain) []nftables.SetElement {
-	return []nftables.SetElement{{Key: []byte(way{chain: c}.key()), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: c.String()}}}
-}
-
 func kernelElement(id elementID, v *elementValue) nftables.SetElement {
 	e := nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(v.keyEnd), Val: []byte(v.data)}
-	if v.way != (way{}) {
-		e.Val = []byte(v.way.key())
+	switch {
+	case v.way.chain.n > 0:
+		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: v.way.chain.String()}
+	case v.way.code == verdictAccept:
+		e.VerdictData = &expr.Verdict{Kind: expr.VerdictAccept}
+	case v.way.code == verdictReject:
+		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}
+	case v.way.code == verdictDrop:
+		e.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
 	}
 	return e
 }

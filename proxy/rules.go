@@ -54,18 +54,16 @@ func families(clusterCIDRs, serviceCIDRs []netip.Prefix) []*family {
 
 // newSet describes a set of the family for the kernel.
 func (f *family) newSet(t *nftables.Table, which set) *nftables.Set {
-	proto, port, index := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeInteger
-	way := []nftables.SetDatatype{nftables.TypeInteger, nftables.TypeInteger}
+	// Numbers are declared as marks: the nft command knows no integers within keys of several fields, and ends at the sight.
+	proto, port, index := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark
 	frontend := []nftables.SetDatatype{f.addr, proto, port}
 	s := &nftables.Set{Table: t, Name: which.String() + f.suffix, KeyByteOrder: binaryutil.BigEndian}
 	var key []nftables.SetDatatype
 	switch which {
 	case setServices, setOutside, setUnserved:
-		key, s.IsMap, s.DataType = frontend, true, nftables.MustConcatSetType(way...)
+		key, s.IsMap, s.DataType = frontend, true, nftables.TypeVerdict
 	case setPorts, setOutsidePorts, setUnservedPorts:
-		key, s.IsMap, s.DataType = frontend[1:], true, nftables.MustConcatSetType(way...)
-	case setWays, setFates:
-		key, s.IsMap, s.DataType = way, true, nftables.TypeVerdict
+		key, s.IsMap, s.DataType = frontend[1:], true, nftables.TypeVerdict
 	case setEndpoints:
 		key, s.IsMap, s.DataType = append(frontend, index), true, nftables.MustConcatSetType(f.addr, port)
 	case setAffine:
@@ -137,15 +135,13 @@ func (f *family) member(which set, not bool, offsets ...uint32) []expr.Any {
 	return append(out, &expr.Lookup{SourceRegister: reg0, SetName: which.String() + f.suffix, Invert: not})
 }
 
-// dispatch goes the way that a map holds for the packet's destination; verdicts is setWays or setFates.
-func (f *family) dispatch(which set, portOnly bool, verdicts set) []expr.Any {
+// dispatch goes where a verdict map says for the packet's destination.
+func (f *family) dispatch(which set, portOnly bool) []expr.Any {
 	load, _ := f.loadKey(reg0, false)
 	if portOnly {
 		load, _ = loadPort(reg0)
 	}
-	return append(load,
-		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: which.String() + f.suffix},
-		&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: verdicts.String() + f.suffix})
+	return append(load, &expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: which.String() + f.suffix})
 }
 
 // toLocal matches packets to an address of this node.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -490,6 +491,41 @@ func (p *Proxy) kernelConn(w *world) (*nftables.Conn, error) {
 	}
 	w.t.Cleanup(q.close)
 	return q.kernel.connect(0)
+}
+
+// TestCanBeListed shows the table to the nft command, which people use to see what a node does.
+func TestCanBeListed(t *testing.T) {
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("no nft command")
+	}
+	w := newWorld(t)
+	addrs := []netip.Addr{netip.MustParseAddr("10.42.0.5"), netip.MustParseAddr("10.42.0.6")}
+	w.apply(service("web", "10.43.0.80", nodePort(30080), localPolicy, func(svc *corev1.Service) {
+		svc.Spec.Type = corev1.ServiceTypeLoadBalancer
+		svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
+		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
+	}), slice("web", addrs), service("empty", "10.43.0.81"))
+	client, _ := w.pod()
+	client.Dial("udp", "", "10.43.0.80:80") // leaves a client to remember
+	var listed []byte
+	if err := w.node.Do(func() (err error) {
+		listed, err = exec.Command(nft, "list", "ruleset").CombinedOutput()
+		return err
+	}); err != nil {
+		t.Fatalf("nft list ruleset: %v\n%s", err, listed)
+	}
+	for _, want := range []string{
+		"table inet keb {",
+		"10.43.0.80 . tcp . 80 . 0x00000001 : 10.42.0.6 . 8080",
+		"10.43.0.80 . tcp . 80 : goto one-of-2-masq-offcluster",
+		"203.0.113.2 . tcp . 80 . 198.51.100.0/24",
+		"numgen random mod 2",
+	} {
+		if !strings.Contains(string(listed), want) {
+			t.Errorf("nft list ruleset does not show %q:\n%s", want, listed)
+		}
+	}
 }
 
 // TestConstantObjects counts chains and rules with one service and with many.
