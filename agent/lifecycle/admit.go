@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"fmt"
 	"sort"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -21,6 +22,9 @@ func Admit(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *Verdict {
 	if want, ok := pod.Spec.NodeSelector[corev1.LabelOSStable]; ok && want != string(corev1.Linux) {
 		return reject("PodOSSelectorNodeLabelDoesNotMatch", "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label")
 	}
+	if name := forbiddenSysctl(pod); name != "" {
+		return reject("SysctlForbidden", "forbidden sysctl: %q not allowlisted", name)
+	}
 	if name, requested, used, capacity := shortage(pod, node, others); name != "" {
 		return reject("OutOf"+name, "Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)
 	}
@@ -37,6 +41,33 @@ func Admit(pod *corev1.Pod, node *corev1.Node, others []*corev1.Pod) *Verdict {
 		}
 	}
 	return nil
+}
+
+// safeSysctl says whether a pod may set a kernel parameter without harm to others: those that the kernel keeps per namespace and
+// upstream calls safe (https://kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster/).
+func safeSysctl(name string) bool {
+	switch name {
+	case "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range",
+		"net.ipv4.ip_unprivileged_port_start", "net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout",
+		"net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem":
+		return true
+	}
+	return false
+}
+
+// forbiddenSysctl names the first parameter that the pod may not set: an unsafe one, or one of a namespace that it shares with the node.
+func forbiddenSysctl(pod *corev1.Pod) string {
+	if pod.Spec.SecurityContext == nil {
+		return ""
+	}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		name := strings.ReplaceAll(s.Name, "/", ".")
+		shared := pod.Spec.HostNetwork && strings.HasPrefix(name, "net.") || pod.Spec.HostIPC && strings.HasPrefix(name, "kernel.shm")
+		if shared || !safeSysctl(name) {
+			return s.Name
+		}
+	}
+	return ""
 }
 
 func tolerated(pod *corev1.Pod, t *corev1.Taint) bool {
