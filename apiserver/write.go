@@ -191,7 +191,7 @@ func (s *Server) modifyOnce(ctx context.Context, w *write, item *store.Item, f c
 	if ended(obj, current, w) {
 		return s.remove(ctx, w, item, obj)
 	}
-	if unchanged(w.kind, obj, item) {
+	if unchanged(obj, item) {
 		return item, false, nil
 	}
 	release, err := s.addresses.Update(w.kind, w.sub, obj, current, w.dryRun)
@@ -312,27 +312,23 @@ func (w *write) warnings(obj, current kinds.Object) {
 
 // unchanged says whether an update leaves an object as it is, in the form that is stored: then it keeps its version, and
 // nobody hears of it.
-func unchanged(k *kinds.Kind, obj kinds.Object, item *store.Item) bool {
+func unchanged(obj kinds.Object, item *store.Item) bool {
 	m, ok := obj.(wire.Message)
-	if !ok {
+	was, typed := item.Object.(wire.Message)
+	if !ok || !typed {
 		return apiequality.Semantic.DeepEqual(obj, item.Object)
-	}
-	fm := wire.NewForm(k, k.Storage(), wire.Protobuf)
-	was, err := fm.Bare(item)
-	if err != nil {
-		return false
 	}
 	// An apply that moves nothing but the times of managed fields is no change either.
 	now := obj.GetManagedFields()
 	if kept := withTimes(now, item.Object.GetManagedFields()); kept != nil {
 		obj.SetManagedFields(kept)
-		if wire.EncodesTo(m, was) {
+		if wire.Same(m, was) {
 			return true
 		}
 		obj.SetManagedFields(now)
 		return false
 	}
-	return wire.EncodesTo(m, was)
+	return wire.Same(m, was)
 }
 
 // withTimes returns managed fields with the times that they had before, when the times are all that differs; else nil.

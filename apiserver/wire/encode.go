@@ -200,15 +200,17 @@ func EncodeWhole(b *Buffer, obj runtime.Object, gvk schema.GroupVersionKind, f F
 // StatusKind is the kind of answers that tell what became of a request.
 var StatusKind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
 
-// EncodesTo says whether a message encodes to the bytes given.
-func EncodesTo(m Message, want []byte) bool {
-	size := m.Size()
-	if size != len(want) {
+// Same says whether two messages encode to the same bytes. Nothing is cached: most callers are about to replace one of them.
+func Same(a, b Message) bool {
+	size := a.Size()
+	if size != b.Size() {
 		return false
 	}
-	b := GetBuffer()
-	defer b.Free()
-	b.B = slices.Grow(b.B, size)[:size]
-	n, err := m.MarshalToSizedBuffer(b.B)
-	return err == nil && bytes.Equal(b.B[:n], want)
+	x, y := GetBuffer(), GetBuffer()
+	defer x.Free()
+	defer y.Free()
+	x.B, y.B = slices.Grow(x.B, size)[:size], slices.Grow(y.B, size)[:size]
+	n, err := a.MarshalToSizedBuffer(x.B)
+	m, err2 := b.MarshalToSizedBuffer(y.B)
+	return err == nil && err2 == nil && bytes.Equal(x.B[size-n:], y.B[size-m:])
 }
