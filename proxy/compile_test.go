@@ -172,10 +172,8 @@ func renderKey(id elementID, c change) string {
 		out = append(out, takeAddr(), takeProto(), takePort())
 	}
 	switch id.set {
-	case setEndpoints:
+	case setEndpoints, setIDs:
 		out = append(out, fmt.Sprint(binary.NativeEndian.Uint32([]byte(key))))
-	case setAffine:
-		out = append(out, takeAddr(), takePort())
 	case setAllowed:
 		out = append(out, takeAddr())
 		value := c.after
@@ -197,6 +195,8 @@ func renderValue(id elementID, v *elementValue) string {
 		return " " + v.way.chain.String()
 	case v.way.code > 0:
 		return " " + [...]string{"", "accept", "reject", "drop"}[v.way.code]
+	case id.set == setIDs:
+		return " " + fmt.Sprint(binary.NativeEndian.Uint32([]byte(v.data)))
 	case v.data != "":
 		addr, _ := netip.AddrFromSlice([]byte(v.data[:len(v.data)-4]))
 		return " " + netip.AddrPortFrom(addr, binary.BigEndian.Uint16([]byte(v.data[len(v.data)-4:]))).String()

@@ -1,8 +1,8 @@
 package proxy
 
 import (
-	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,20 +17,20 @@ const (
 	setPorts                    // protocol . port of any address of the node → verdict
 	setOutside                  // as setServices, for connections from outside of the cluster
 	setOutsidePorts             // as setPorts, likewise
-	setEndpoints                // address . protocol . port . index → address . port
-	setAffine                   // address . protocol . port . endpoint's address . endpoint's port
+	setEndpoints                // address . protocol . port . index or id → address . port
+	setIDs                      // address . protocol . port . index → id, where clients are remembered
 	setUnserved                 // address . protocol . port → verdict, where no endpoint is
 	setUnservedPorts            // protocol . port → verdict
 	setClusterIPs               // address
 	setHairpins                 // address . the same address
 	setRestricted               // address . protocol . port with source ranges
 	setAllowed                  // address . protocol . port . source range
-	setAffinity                 // source address . address . protocol . port → address . port; the kernel itself fills it
+	setAffinity                 // source address . address . protocol . port → id; the kernel itself fills it
 	setCount
 )
 
 func (s set) String() string {
-	return [...]string{"services", "ports", "outside", "outside-ports", "endpoints", "affine", "unserved", "unserved-ports",
+	return [...]string{"services", "ports", "outside", "outside-ports", "endpoints", "ids", "unserved", "unserved-ports",
 		"cluster-ips", "hairpins", "restricted", "allowed", "affinity"}[s]
 }
 
@@ -43,7 +43,7 @@ type elementID struct {
 
 // elementValue is what an element holds besides its key. The zero value is a member of a plain set.
 type elementValue struct {
-	data   string // of endpoints
+	data   string // of endpoints and ids
 	way    way    // of the verdict maps
 	keyEnd string // the end of a range, inclusive
 }
@@ -111,9 +111,10 @@ const outsideIndex = 1<<16 - 1
 
 // elements returns all elements of a frontend.
 func (f *frontend) elements() []element {
-	out := f.routeElements(nil, &f.inside, false)
+	ids := f.ids()
+	out := f.routeElements(nil, &f.inside, false, ids)
 	if f.outside != nil {
-		out = f.routeElements(out, f.outside, true)
+		out = f.routeElements(out, f.outside, true, ids)
 	}
 	if f.sources != nil {
 		out = append(out, element{elementID: elementID{setRestricted, f.v6, f.key()}})
@@ -125,7 +126,7 @@ func (f *frontend) elements() []element {
 	return out
 }
 
-func (f *frontend) routeElements(out []element, r *route, outside bool) []element {
+func (f *frontend) routeElements(out []element, r *route, outside bool, ids map[netip.AddrPort]string) []element {
 	verdicts, unserved, first := setServices, setUnserved, uint32(0)
 	switch {
 	case outside && f.addr.IsValid():
@@ -155,16 +156,53 @@ func (f *frontend) routeElements(out []element, r *route, outside bool) []elemen
 		}
 		return out
 	}
+	inside := map[netip.AddrPort]bool{}
+	if outside && f.affinity > 0 {
+		for _, e := range f.inside.endpoints {
+			inside[e] = true
+		}
+	}
 	endpoints := r.endpoints[:min(len(r.endpoints), outsideIndex)]
 	to := chain{n: len(endpoints), v6: f.v6, anyAddr: !f.addr.IsValid(), outside: outside, masquerade: r.masquerade, affinity: f.affinity}
 	out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{way: way{chain: to}}})
 	for i, e := range endpoints {
 		out = append(out, element{
-			elementID{setEndpoints, f.v6, f.fullKey() + string(binary.NativeEndian.AppendUint32(nil, first+uint32(i)))},
+			elementID{setEndpoints, f.v6, f.fullKey() + string(native32(first+uint32(i)))},
 			elementValue{data: addrPortKey(e)}})
-		if f.affinity > 0 && !(outside && slices.Contains(f.inside.endpoints, e)) { // both routes share the set
-			out = append(out, element{elementID: elementID{setAffine, f.v6, f.fullKey() + addrPortKey(e)}})
+		if f.affinity == 0 {
+			continue
 		}
+		id := ids[e]
+		out = append(out, element{elementID{setIDs, f.v6, f.fullKey() + string(native32(first+uint32(i)))}, elementValue{data: id}})
+		if !outside || !inside[e] { // which both routes share
+			out = append(out, element{elementID{setEndpoints, f.v6, f.fullKey() + id}, elementValue{data: addrPortKey(e)}})
+		}
+	}
+	return out
+}
+
+// ids numbers the endpoints that clients are remembered by, in the kernel's form; nil without affinity. A number depends on the
+// endpoint alone, so that it outlives changes of its index and restarts, unless two come to the same: then the later one takes
+// the next.
+func (f *frontend) ids() map[netip.AddrPort]string {
+	if f.affinity == 0 {
+		return nil
+	}
+	var all []netip.AddrPort
+	for _, r := range f.routes() {
+		all = append(all, r.endpoints...)
+	}
+	slices.SortFunc(all, netip.AddrPort.Compare)
+	out, taken := make(map[netip.AddrPort]string, len(all)), make(map[uint32]bool, len(all))
+	for _, e := range slices.Compact(all) {
+		h := fnv.New32a()
+		h.Write([]byte(addrPortKey(e)))
+		id := h.Sum32() | 1<<31 // beyond all indices
+		for taken[id] {
+			id = (id + 1) | 1<<31
+		}
+		taken[id] = true
+		out[e] = string(native32(id))
 	}
 	return out
 }

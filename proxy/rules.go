@@ -3,6 +3,7 @@ package proxy
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -54,10 +55,16 @@ func families(clusterCIDRs, serviceCIDRs []netip.Prefix) []*family {
 
 // newSet describes a set of the family for the kernel.
 func (f *family) newSet(t *nftables.Table, which set) *nftables.Set {
-	// Numbers are declared as marks: the nft command knows no integers within keys of several fields, and ends at the sight.
-	proto, port, index := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark
+	// Indices and ids are declared as what a packet's priority is, where they pass through. The nft command knows no plain numbers
+	// within keys of several fields, and ends at the sight.
+	proto, port, index := nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeClassID
 	frontend := []nftables.SetDatatype{f.addr, proto, port}
-	s := &nftables.Set{Table: t, Name: which.String() + f.suffix, KeyByteOrder: binaryutil.BigEndian}
+	// The id tells sets of one transaction apart. The library would take it from a counter that several proxies raced for.
+	id := uint32(which) + 1
+	if f.v6 {
+		id += uint32(setCount)
+	}
+	s := &nftables.Set{Table: t, ID: id, Name: which.String() + f.suffix, KeyByteOrder: binaryutil.BigEndian}
 	var key []nftables.SetDatatype
 	switch which {
 	case setServices, setOutside, setUnserved:
@@ -66,8 +73,8 @@ func (f *family) newSet(t *nftables.Table, which set) *nftables.Set {
 		key, s.IsMap, s.DataType = frontend[1:], true, nftables.TypeVerdict
 	case setEndpoints:
 		key, s.IsMap, s.DataType = append(frontend, index), true, nftables.MustConcatSetType(f.addr, port)
-	case setAffine:
-		key = append(frontend, f.addr, port)
+	case setIDs:
+		key, s.IsMap, s.DataType = append(frontend, index), true, index
 	case setClusterIPs:
 		key = frontend[:1]
 	case setHairpins:
@@ -78,7 +85,7 @@ func (f *family) newSet(t *nftables.Table, which set) *nftables.Set {
 		key, s.Interval = append(frontend, f.addr), true
 	case setAffinity:
 		key = append([]nftables.SetDatatype{f.addr}, frontend...)
-		s.IsMap, s.DataType = true, nftables.MustConcatSetType(f.addr, port)
+		s.IsMap, s.DataType = true, index
 		s.HasTimeout, s.Dynamic, s.Size = true, true, affinitySize
 	}
 	if len(key) == 1 {
@@ -241,28 +248,39 @@ func (c chain) first(reg uint32) expr.Any {
 	return &expr.Immediate{Register: reg, Data: native32(index)}
 }
 
-// affinityRules returns a rule that sends a known client to its endpoint, as long as that is one of the frontend's, and one
-// that chooses an endpoint for a new client and remembers it. Where the map of clients is full, neither matches.
+// affinityRules returns the rules that send a client to its endpoint, or choose one and remember it. A lookup cannot
+// depend on another in terms that the nft command understands, so ids pass from rule to rule in the packet's priority. It is
+// the first packet of a connection; the rule that sends it on clears the priority.
 func (f *family) affinityRules(c chain) [][]expr.Any {
-	frontend := reg0 + f.words // behind the client's address
-	load, found := f.loadKey(frontend, c.anyAddr)
-	load = append(one(f.load(reg0, f.src)), load...)
-	affinity, endpoints := setAffinity.String()+f.suffix, setEndpoints.String()+f.suffix
-	remember := func(operation uint32) expr.Any {
-		return &expr.Dynset{SrcRegKey: reg0, SrcRegData: found, SetName: affinity, Operation: operation, Timeout: c.affinity}
+	client := func() ([]expr.Any, uint32) { // client's address . address . protocol . port
+		load, next := f.loadKey(reg0+f.words, c.anyAddr)
+		return append(one(f.load(reg0, f.src)), load...), next
 	}
-	send := &expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: found, RegProtoMin: found + f.words, Specified: true}
-	return [][]expr.Any{
-		rule(load, one(
-			&expr.Lookup{SourceRegister: reg0, DestRegister: found, IsDestRegSet: true, SetName: affinity},
-			&expr.Lookup{SourceRegister: frontend, SetName: setAffine.String() + f.suffix},
-			remember(unix.NFT_DYNSET_OP_UPDATE), send)),
-		rule(load, one(
-			c.choose(found),
-			&expr.Lookup{SourceRegister: frontend, DestRegister: found, IsDestRegSet: true, SetName: endpoints},
-			// What is remembered of an endpoint that is gone would stay: an update changes no data.
-			remember(dynsetDelete), remember(unix.NFT_DYNSET_OP_UPDATE), send)),
+	getPriority := func(reg uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg} }
+	setPriority := func(reg uint32) expr.Any {
+		return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg, SourceRegister: true}
 	}
+	lookup := func(which set) expr.Any {
+		return &expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: which.String() + f.suffix}
+	}
+	remember := func(operation uint32) []expr.Any {
+		load, next := client()
+		return append(load, getPriority(next),
+			&expr.Dynset{SrcRegKey: reg0, SrcRegData: next, SetName: setAffinity.String() + f.suffix, Operation: operation, Timeout: c.affinity})
+	}
+	load, index := f.loadKey(reg0, c.anyAddr)
+	loadClient, _ := client()
+	zero := reg0 + f.words + 1 // behind the endpoint's address and port
+	once := [][]expr.Any{
+		rule(load, one(c.choose(index), lookup(setIDs), setPriority(reg0))), // the id to remember, if need be
+		remember(unix.NFT_DYNSET_OP_UPDATE),                                 // of a client that is known only the time changes
+		rule(loadClient, one(lookup(setAffinity), setPriority(reg0))),
+		rule(load, one(getPriority(index), lookup(setEndpoints), &expr.Immediate{Register: zero, Data: native32(0)}, setPriority(zero),
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg0, RegProtoMin: reg0 + f.words, Specified: true})),
+	}
+	// The endpoint that the client is remembered by is gone: forget it and try again. Where there is no room to remember
+	// more clients, that comes to nothing, and the connection goes anywhere.
+	return slices.Concat(once, [][]expr.Any{remember(dynsetDelete)}, once)
 }
 
 // dynsetDelete is NFT_DYNSET_OP_DELETE, which x/sys/unix lacks.

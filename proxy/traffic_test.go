@@ -501,7 +501,7 @@ func TestCanBeListed(t *testing.T) {
 	}
 	w := newWorld(t)
 	addrs := []netip.Addr{netip.MustParseAddr("10.42.0.5"), netip.MustParseAddr("10.42.0.6")}
-	w.apply(service("web", "10.43.0.80", nodePort(30080), localPolicy, func(svc *corev1.Service) {
+	w.apply(service("web", "10.43.0.80", nodePort(30080), affinity, localPolicy, func(svc *corev1.Service) {
 		svc.Spec.Type = corev1.ServiceTypeLoadBalancer
 		svc.Spec.LoadBalancerSourceRanges = []string{"198.51.100.0/24"}
 		svc.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.2"}}
@@ -517,8 +517,8 @@ func TestCanBeListed(t *testing.T) {
 	}
 	for _, want := range []string{
 		"table inet keb {",
-		"10.43.0.80 . tcp . 80 . 0x00000001 : 10.42.0.6 . 8080",
-		"10.43.0.80 . tcp . 80 : goto one-of-2-masq-offcluster",
+		"10.43.0.80 . tcp . 80 . 0:1 : 10.42.0.6 . 8080",
+		"10.43.0.80 . tcp . 80 : goto one-of-2-masq-offcluster-affinity-10800s",
 		"203.0.113.2 . tcp . 80 . 198.51.100.0/24",
 		"numgen random mod 2",
 	} {
