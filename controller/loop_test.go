@@ -64,6 +64,7 @@ func TestBackoffDoublesAndRestartsAfterSuccess(t *testing.T) {
 		})
 		controllertest.Start(t, loop)
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		const ms = time.Millisecond
 		want := []time.Duration{0, 5 * ms, 15 * ms, 35 * ms, time.Minute + 35*ms, time.Minute + 40*ms}
 		if !slices.Equal(c.at, want) {

@@ -110,8 +110,9 @@ func sameRefs(a, b []metav1.OwnerReference) bool {
 
 // addWaiting adds the owners that wait for their dependents.
 func (g *collector) addWaiting(namespace string, refs []metav1.OwnerReference, add func(controller.Key)) {
+	snap := g.client.Snapshot()
 	for i := range refs {
-		if owner, state := g.owner(namespace, &refs[i]); state == ownerWaiting {
+		if owner, state := g.owner(snap, namespace, &refs[i]); state == ownerWaiting {
 			add(owner)
 		}
 	}
@@ -161,7 +162,7 @@ const (
 
 // owner looks an owner up: by kind and name, in the dependent's namespace or in none, with the UID as the proof. A reference from
 // a cluster-scoped object to a namespaced one leads nowhere and holds the object for ever, as does one to an unknown kind.
-func (g *collector) owner(namespace string, ref *metav1.OwnerReference) (controller.Key, ownerState) {
+func (g *collector) owner(snap client.Snapshot, namespace string, ref *metav1.OwnerReference) (controller.Key, ownerState) {
 	gv, err := schema.ParseGroupVersion(ref.APIVersion)
 	if err != nil {
 		return controller.Key{}, ownerSolid
@@ -174,7 +175,7 @@ func (g *collector) owner(namespace string, ref *metav1.OwnerReference) (control
 	if k.Namespaced {
 		key.Namespace = namespace
 	}
-	item := g.client.Snapshot().Get(key)
+	item := snap.Get(key)
 	switch {
 	case item == nil || item.Object.GetUID() != ref.UID:
 		return key, ownerAbsent
@@ -186,7 +187,9 @@ func (g *collector) owner(namespace string, ref *metav1.OwnerReference) (control
 
 func (g *collector) reconcile(ctx context.Context, key controller.Key) (time.Duration, error) {
 	k := g.client.Table().Resource(schema.ParseGroupResource(key.Resource))
-	item := g.client.Snapshot().Get(key)
+	// One snapshot for the object and its owners: an owner that is gone only in a later one may have let this object go first.
+	snap := g.client.Snapshot()
+	item := snap.Get(key)
 	if k == nil || item == nil {
 		return 0, nil
 	}
@@ -198,7 +201,7 @@ func (g *collector) reconcile(ctx context.Context, key controller.Key) (time.Dur
 	case obj.GetDeletionTimestamp() != nil && foreground(obj):
 		err = g.releaseWhenFree(ctx, k, obj)
 	case obj.GetDeletionTimestamp() == nil && len(obj.GetOwnerReferences()) > 0:
-		err = g.collect(ctx, k, obj)
+		err = g.collect(ctx, snap, k, obj)
 	}
 	if apierrors.IsNotFound(err) {
 		return 0, nil
@@ -231,11 +234,11 @@ func (g *collector) releaseWhenFree(ctx context.Context, k *kinds.Kind, obj clie
 }
 
 // collect decides the fate of an object from the states of its owners.
-func (g *collector) collect(ctx context.Context, k *kinds.Kind, obj client.Object) error {
+func (g *collector) collect(ctx context.Context, snap client.Snapshot, k *kinds.Kind, obj client.Object) error {
 	solid, waits := 0, 0
 	states := map[types.UID]ownerState{}
 	for _, ref := range obj.GetOwnerReferences() {
-		key, state := g.owner(obj.GetNamespace(), &ref)
+		key, state := g.owner(snap, obj.GetNamespace(), &ref)
 		states[ref.UID] = state
 		switch state {
 		case ownerSolid:
@@ -253,7 +256,7 @@ func (g *collector) collect(ctx context.Context, k *kinds.Kind, obj client.Objec
 		}
 		return g.keepOwners(ctx, k, obj, func(ref *metav1.OwnerReference) bool { return states[ref.UID] == ownerSolid })
 	}
-	policy := metav1.DeletePropagationBackground
+	policy, unblocked := metav1.DeletePropagationBackground, false
 	switch {
 	case waits > 0 && len(g.dependents(obj.GetUID())) > 0:
 		// An owner waits for this object, which has dependents of its own: they go first. When one of those is being deleted in
@@ -263,20 +266,19 @@ func (g *collector) collect(ctx context.Context, k *kinds.Kind, obj client.Objec
 			if err := g.unblock(ctx, k, obj); err != nil {
 				return err
 			}
+			unblocked = true
 		}
 	case orphaning(obj):
 		policy = metav1.DeletePropagationOrphan
 	case foreground(obj):
 		policy = metav1.DeletePropagationForeground
 	}
-	uid := obj.GetUID()
-	err := g.client.Delete(ctx, k, obj.GetNamespace(), obj.GetName(), metav1.DeleteOptions{
-		PropagationPolicy: &policy, Preconditions: &metav1.Preconditions{UID: &uid},
-	})
-	if apierrors.IsConflict(err) {
-		return nil
+	opts := metav1.DeleteOptions{PropagationPolicy: &policy, Preconditions: &metav1.Preconditions{UID: ptr.To(obj.GetUID())}}
+	if !unblocked {
+		// As it was when its owners were looked at: it may have been given another since.
+		opts.Preconditions.ResourceVersion = ptr.To(obj.GetResourceVersion())
 	}
-	return err
+	return g.client.Delete(ctx, k, obj.GetNamespace(), obj.GetName(), opts)
 }
 
 func (g *collector) namespaced(ref *metav1.OwnerReference) bool {

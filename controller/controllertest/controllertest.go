@@ -254,8 +254,8 @@ func (a *API) Delete(_ context.Context, k *kinds.Kind, namespace, name string, o
 	if err := a.begin("delete", k, name, "", item.Object); err != nil {
 		return err
 	}
-	if p := opts.Preconditions; p != nil && p.UID != nil && *p.UID != item.Object.GetUID() {
-		return apierrors.NewConflict(k.GroupResource(), name, fmt.Errorf("uid mismatch"))
+	if p := opts.Preconditions; p != nil && (p.UID != nil && *p.UID != item.Object.GetUID() || p.ResourceVersion != nil && *p.ResourceVersion != item.Object.GetResourceVersion()) {
+		return apierrors.NewConflict(k.GroupResource(), name, fmt.Errorf("precondition failed"))
 	}
 	obj := item.Object.DeepCopyObject().(client.Object)
 	for policy, finalizer := range map[metav1.DeletionPropagation]string{
