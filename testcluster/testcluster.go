@@ -89,6 +89,24 @@ func Start(t testing.TB, o Options) *Cluster {
 	return out
 }
 
+// AwaitReady waits until pods can be made in the namespace default and all nodes are ready for them.
+func (c *Cluster) AwaitReady(ctx context.Context) {
+	c.t.Helper()
+	c.Await(ctx, "serviceaccounts", "the service account default", func(s client.Snapshot) bool {
+		_, ok := client.From[*corev1.ServiceAccount](c.Client, s, corev1.NamespaceDefault, "default")
+		return ok
+	})
+	c.Await(ctx, "nodes", "ready nodes", func(s client.Snapshot) bool {
+		ready := 0
+		for _, n := range client.List[*corev1.Node](c.Client, s, "", nil) {
+			if len(n.Spec.Taints) == 0 && len(n.Status.Addresses) > 0 {
+				ready++
+			}
+		}
+		return ready == len(c.Runtimes)
+	})
+}
+
 // Stop ends the cluster and waits for all of it. It may be called before the test's end, once or more.
 func (c *Cluster) Stop() {
 	c.stop()
