@@ -2,11 +2,13 @@ package kebernetes
 
 import (
 	"bytes"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,9 +37,13 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       *update,
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
+			log := &refusals{}
 			c := testcluster.Start(env.T().(testing.TB), testcluster.Options{
 				Nodes: []string{"one", "two"}, Listen: true, Dir: filepath.Join(env.WorkDir, ".cluster"),
+				Log: slog.New(slog.NewTextHandler(log, nil)),
 			})
+			env.Defer(func() { log.report(env.T()) })
+			c.AwaitReady(t.Context())
 			env.Setenv("KUBECONFIG", c.Kubeconfig)
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+env.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
@@ -48,6 +54,30 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 		},
 	})
+}
+
+// refusals is a cluster's log, of which it keeps the lines that say that a part of the cluster was refused something: each
+// has a role that allows what it does.
+type refusals struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (r *refusals) Write(line []byte) (int, error) {
+	if bytes.Contains(line, []byte("is forbidden: User")) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.lines = append(r.lines, string(line))
+	}
+	return len(line), nil
+}
+
+func (r *refusals) report(t testscript.T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.lines) > 0 {
+		t.Fatal("a part of the cluster was refused something:\n", strings.Join(r.lines, ""))
+	}
 }
 
 // patience is how long a script waits for what must happen.
