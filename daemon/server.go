@@ -28,6 +28,7 @@ import (
 	"github.com/kebernetes/kebernetes/controller/cluster"
 	"github.com/kebernetes/kebernetes/controller/scaling"
 	"github.com/kebernetes/kebernetes/controller/services"
+	"github.com/kebernetes/kebernetes/controller/storage"
 	"github.com/kebernetes/kebernetes/controller/workloads"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/kinds/builtin"
@@ -110,6 +111,9 @@ func New(ctx context.Context, c config.Config, socket net.Listener, log *slog.Lo
 
 // Run runs all parts until ctx is done or one of them fails.
 func (s *System) Run(ctx context.Context) error { return supervise(ctx, s.log, s.components) }
+
+// Started is closed once the API has the objects that every cluster has.
+func (s *System) Started() <-chan struct{} { return s.api.Started() }
 
 // Add appends a part that starts after, and stops before, those that are there.
 func (s *System) Add(c Component) { s.components = append(s.components, c) }
@@ -273,6 +277,7 @@ func (s *System) addControllers() error {
 	loops = append(loops, workloads.Controllers(env)...)
 	loops = append(loops, services.Controllers(env)...)
 	loops = append(loops, scaling.Controllers(env)...)
+	loops = append(loops, storage.Controllers(env)...)
 	for _, l := range loops {
 		s.Add(l)
 	}

@@ -46,9 +46,10 @@ type Cluster struct {
 	// Runtimes are the nodes' fake runtimes, by node.
 	Runtimes map[string]*fake.Runtime
 
-	t    testing.TB
-	stop context.CancelFunc
-	done chan error
+	t     testing.TB
+	nodes map[string]*node
+	stop  context.CancelFunc
+	done  chan error
 }
 
 // Start starts a cluster, which ends with the test.
@@ -79,13 +80,18 @@ func Start(t testing.TB, o Options) *Cluster {
 		stop()
 		t.Fatal(err)
 	}
-	out := &Cluster{System: system, Kubeconfig: c.WriteKubeconfig, Runtimes: map[string]*fake.Runtime{}, t: t, stop: stop, done: make(chan error, 1)}
+	out := &Cluster{System: system, Kubeconfig: c.WriteKubeconfig, Runtimes: map[string]*fake.Runtime{}, nodes: map[string]*node{}, t: t, stop: stop, done: make(chan error, 1)}
 	out.Client = system.As(&auth.User{Name: "admin", Groups: []string{auth.GroupMasters, auth.GroupAuthenticated}})
 	for i, name := range o.Nodes {
 		out.addNode(ctx, name, i, o)
 	}
 	go func() { out.done <- system.Run(ctx) }()
 	t.Cleanup(out.Stop)
+	select {
+	case <-system.Started():
+	case err := <-out.done:
+		out.done <- err // for Stop
+	}
 	return out
 }
 
@@ -139,8 +145,34 @@ func (c *Cluster) addNode(ctx context.Context, name string, i int, o Options) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.System.AddNode(name, nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: name, Logger: o.Log}), kubelet)
+	c.nodes[name] = &node{Agent: kubelet, die: make(chan struct{})}
+	c.System.AddNode(name, nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: name, Logger: o.Log}), c.nodes[name])
 }
+
+// node is an agent that can die while the cluster goes on.
+type node struct {
+	*agent.Agent
+	die chan struct{}
+}
+
+// Run runs the agent until ctx is done or the node dies.
+func (n *node) Run(ctx context.Context) error {
+	alive, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		select {
+		case <-n.die:
+			end()
+		case <-alive.Done():
+		}
+	}()
+	err := n.Agent.Run(alive)
+	<-ctx.Done() // a dead node is no reason for the others to stop
+	return err
+}
+
+// KillNode makes a node fall silent: its agent stops at once and for good, its object stays.
+func (c *Cluster) KillNode(name string) { close(c.nodes[name].die) }
 
 // Await waits until ok holds, looking again whenever an object of the resource changes ("pods", "deployments.apps"), and
 // fails the test when the test's deadline passes first. what says what is awaited.
