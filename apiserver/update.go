@@ -85,12 +85,16 @@ func (s *Server) update(ctx context.Context, w *write, obj kinds.Object) (item *
 		}
 		return nil, false, notFound(w.kind, w.name)
 	}
+	version := obj.GetResourceVersion()
 	item, err = s.modify(ctx, w, func(current *store.Item) (kinds.Object, error) {
 		if has := current.Object.GetUID(); uid != "" && uid != has {
 			return nil, uidConflict(w.kind, w.namespace, w.name, string(uid), string(has))
 		}
-		if obj.GetResourceVersion() != "" {
-			return obj, nil // another write in between ends the attempt, so that nobody needs the object again
+		if version != "" {
+			// Another write in between ends the attempt, so that nobody needs the object again, but for this version: the store
+			// that refused it has taken it out.
+			obj.SetResourceVersion(version)
+			return obj, nil
 		}
 		return obj.DeepCopyObject().(kinds.Object), nil
 	})
