@@ -48,8 +48,10 @@ var mayImport = map[string][]string{
 	"testcluster": {"*"},
 	"cli":         {"agent/simulate", "bundle", "client", "config", "cri", "daemon", "kinds"},
 	"cmd":         {"cli"},
+	"crash":       {"*"},
 	"examples":    {"bundle"},
 	"testrun":     {},
+	"realnode":    {"*"},
 }
 
 // onlyBy lists packages that only those named may import, whatever mayImport says.
