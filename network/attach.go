@@ -123,11 +123,32 @@ func (n *Network) link(s *sandbox, link *Link) error {
 	if err := errors.Join(waitForCarrier(pod, eth), waitForCarrier(n.node, made.Attrs().Index), waitForCarrier(n.node, n.bridge)); err != nil {
 		return err
 	}
+	if err := n.introduce(pod, eth, link); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(s.Addresses, netip.Addr.Is6) {
 		return nil
 	}
 	// The node cannot be told to send no redirects here, so pods are told to take none: they would pass its rules by.
 	return InNamespace(s.NetNS, func() error { return writeSysctl("ipv6/conf/"+s.IfName+"/accept_redirects", "0") })
+}
+
+// introduce tells the node and the pod each other's hardware address, so that neither has to ask. An IPv6 address is not ready to be
+// asked for as soon as it is there, and a question that is lost costs a second.
+func (n *Network) introduce(pod *netlink.Handle, eth int, link *Link) error {
+	for _, a := range link.Addresses {
+		if err := n.node.NeighSet(neighbour(n.bridge, a.Address, link.PodHardwareAddr)); err != nil {
+			return fmt.Errorf("add neighbour %s: %w", a.Address, err)
+		}
+		if err := pod.NeighSet(neighbour(eth, a.Gateway, hardwareAddr(n.pools[0].gateway))); err != nil {
+			return fmt.Errorf("add neighbour %s: %w", a.Gateway, err)
+		}
+	}
+	return nil
+}
+
+func neighbour(link int, addr netip.Addr, hardware net.HardwareAddr) *netlink.Neigh {
+	return &netlink.Neigh{LinkIndex: link, State: netlink.NUD_PERMANENT, IP: addr.AsSlice(), HardwareAddr: hardware}
 }
 
 // waitForCarrier waits until a link that was set up carries packets, a tenth of a second at most. The kernel makes that known
@@ -200,6 +221,9 @@ func (n *Network) Detach(_ context.Context, a Attachment) error {
 	if err := ignoreMissingLink(err); err != nil {
 		return fmt.Errorf("remove link %s: %w", s.Link, err)
 	}
+	if err := n.forget(s.Addresses); err != nil {
+		return err
+	}
 	if err := os.Remove(n.sandboxFile(s.id())); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("network state: %w", err)
 	}
@@ -209,6 +233,16 @@ func (n *Network) Detach(_ context.Context, a Attachment) error {
 	if n.sandboxes[a.id()] == s {
 		delete(n.sandboxes, a.id())
 		n.release(s)
+	}
+	return nil
+}
+
+// forget removes the node's neighbours of these addresses.
+func (n *Network) forget(addrs []netip.Addr) error {
+	for _, addr := range addrs {
+		if err := n.node.NeighDel(neighbour(n.bridge, addr, nil)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove neighbour %s: %w", addr, err)
+		}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -105,6 +106,9 @@ func (n *Network) recover() error {
 			return fmt.Errorf("network state: %w", err)
 		}
 	}
+	if err := n.forgetDead(); err != nil {
+		return err
+	}
 	for _, link := range links {
 		name := link.Attrs().Name
 		if !linked[name] || live[name] {
@@ -114,6 +118,28 @@ func (n *Network) recover() error {
 			return fmt.Errorf("remove link %s of a dead sandbox: %w", name, err)
 		}
 		n.logger.Info("removed the link of a dead sandbox", "link", name)
+	}
+	return nil
+}
+
+// forgetDead removes the neighbours that are no live sandbox's. n.mu is held.
+func (n *Network) forgetDead() error {
+	neighbours, err := n.node.NeighList(n.bridge, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	live := map[netip.Addr]bool{}
+	for _, s := range n.sandboxes {
+		for _, addr := range s.Addresses {
+			live[addr] = true
+		}
+	}
+	for _, nb := range neighbours {
+		if addr, ok := netip.AddrFromSlice(nb.IP); ok && nb.State == netlink.NUD_PERMANENT && !live[addr.Unmap()] && !addr.IsMulticast() {
+			if err := n.forget([]netip.Addr{addr.Unmap()}); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

@@ -13,14 +13,16 @@ import (
 type set uint8
 
 const (
-	setServices      set = iota // address . protocol . port → verdict
-	setPorts                    // protocol . port of any address of the node → verdict
+	setServices      set = iota // address . protocol . port → way
+	setPorts                    // protocol . port of any address of the node → way
 	setOutside                  // as setServices, for connections from outside of the cluster
 	setOutsidePorts             // as setPorts, likewise
+	setWays                     // way → verdict, for the maps above
 	setEndpoints                // address . protocol . port . index or id → address . port
 	setIDs                      // address . protocol . port . index → id, where clients are remembered
-	setUnserved                 // address . protocol . port → verdict, where no endpoint is
-	setUnservedPorts            // protocol . port → verdict
+	setUnserved                 // address . protocol . port → way, where no endpoint is
+	setUnservedPorts            // protocol . port → way
+	setFates                    // way → verdict, for the maps above
 	setClusterIPs               // address
 	setHairpins                 // address . the same address
 	setRestricted               // address . protocol . port with source ranges
@@ -30,7 +32,7 @@ const (
 )
 
 func (s set) String() string {
-	return [...]string{"services", "ports", "outside", "outside-ports", "endpoints", "ids", "unserved", "unserved-ports",
+	return [...]string{"services", "ports", "outside", "outside-ports", "ways", "endpoints", "ids", "unserved", "unserved-ports", "fates",
 		"cluster-ips", "hairpins", "restricted", "allowed", "affinity"}[s]
 }
 
@@ -44,14 +46,14 @@ type elementID struct {
 // elementValue is what an element holds besides its key. The zero value is a member of a plain set.
 type elementValue struct {
 	data   string // of endpoints and ids
-	way    way    // of the verdict maps
+	way    way    // of the maps to ways
 	keyEnd string // the end of a range, inclusive
 }
 
-// way is what a verdict map says: a chain for endpoints, or, when that is the zero chain, a verdict. The kernel checks all elements
-// of a verdict map for loops when one of them changes: a millisecond for 10,000 services, where an endpoint in place of another
-// takes a tenth of that. A map to numbers, and a small one from those to verdicts, would not cost that; but the nft command ends at
-// the sight of two lookups in a row, and whoever lists or loads other tables would suffer for it.
+// way is what becomes of a connection: a chain for endpoints, or, when that is the zero chain, a verdict.
+//
+// Frontends lead to a way, and a small map to its verdict, rather than to the verdict at once: the kernel checks all elements of a
+// verdict map for loops whenever one of them changes, which takes two milliseconds for 10,000 services.
 type way struct {
 	chain chain
 	code  verdict

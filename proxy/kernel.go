@@ -17,6 +17,8 @@ type kernel struct {
 	families []*family
 	bridge   string
 	netns    int // descriptor of the namespace to work in; 0 means the process's own
+	// ways numbers the chains that were made since the table was loaded, from firstWay on.
+	ways map[chain]uint32
 
 	// The connection lasts: to close one makes the kernel wait until all that transactions removed is freed, 15 ms here.
 	conn   *nftables.Conn
@@ -30,6 +32,20 @@ const (
 	// kernelTime bounds a transaction; a hundred thousand elements take a second.
 	kernelTime = time.Minute
 )
+
+// firstWay is the number of the first way to a chain; those below are verdicts.
+const firstWay = 16
+
+// number is a way in the kernel's form.
+func (k *kernel) number(w way) []byte {
+	if w.chain.n == 0 {
+		return native32(uint32(w.code))
+	}
+	if k.ways[w.chain] == 0 {
+		k.ways[w.chain] = firstWay + uint32(len(k.ways))
+	}
+	return native32(k.ways[w.chain])
+}
 
 // connect returns a connection with room for a transaction of so many elements: the kernel takes a transaction only as one
 // datagram, and answers each message of it.
@@ -84,8 +100,8 @@ func (k *kernel) load(b *batch) error {
 	for _, c := range staticChains(k.table, k.families, k.bridge) {
 		k.addChain(conn, c.Chain, c.rules)
 	}
-	k.addChains(conn, b)
-	if err := k.addElements(conn, b); err != nil {
+	k.ways = map[chain]uint32{}
+	if err := errors.Join(k.addVerdicts(conn), k.addChains(conn, b), k.addElements(conn, b)); err != nil {
 		return err
 	}
 	for _, f := range k.families {
@@ -108,7 +124,9 @@ func (k *kernel) apply(b *batch) error {
 	if err != nil {
 		return err
 	}
-	k.addChains(conn, b)
+	if err := k.addChains(conn, b); err != nil {
+		return err
+	}
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("add chains to nftables table %s: %w", k.table.Name, err)
 	}
@@ -152,13 +170,40 @@ func (k *kernel) family(v6 bool) *family {
 	return nil
 }
 
-// addChains queues the new chains of a batch.
-func (k *kernel) addChains(conn *nftables.Conn, b *batch) {
-	for _, c := range b.newChains {
-		if f := k.family(c.v6); f != nil {
-			k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
+// addVerdicts queues the ways that lead to no chain for endpoints.
+func (k *kernel) addVerdicts(conn *nftables.Conn) error {
+	for _, f := range k.families {
+		if err := errors.Join(
+			conn.SetAddElements(f.newSet(k.table, setWays), []nftables.SetElement{
+				{Key: k.number(way{code: verdictAccept}), VerdictData: &expr.Verdict{Kind: expr.VerdictAccept}}}),
+			conn.SetAddElements(f.newSet(k.table, setFates), []nftables.SetElement{
+				{Key: k.number(way{code: verdictReject}), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}},
+				{Key: k.number(way{code: verdictDrop}), VerdictData: &expr.Verdict{Kind: expr.VerdictDrop}}}),
+		); err != nil {
+			return fmt.Errorf("elements of ways: %w", err)
 		}
 	}
+	return nil
+}
+
+// wayTo is the element that leads to a chain.
+func (k *kernel) wayTo(c chain) []nftables.SetElement {
+	return []nftables.SetElement{{Key: k.number(way{chain: c}), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: c.String()}}}
+}
+
+// addChains queues the new chains of a batch, and the ways to them.
+func (k *kernel) addChains(conn *nftables.Conn, b *batch) error {
+	for _, c := range b.newChains {
+		f := k.family(c.v6)
+		if f == nil {
+			continue
+		}
+		k.addChain(conn, &nftables.Chain{Table: k.table, Name: c.String()}, f.endpointRules(c))
+		if err := conn.SetAddElements(f.newSet(k.table, setWays), k.wayTo(c)); err != nil {
+			return fmt.Errorf("way to %s: %w", c, err)
+		}
+	}
+	return nil
 }
 
 // addElements queues the elements of a batch, removals before additions, as a changed element is both, and then the chains
@@ -178,7 +223,7 @@ func (k *kernel) addElements(conn *nftables.Conn, b *batch) error {
 			dels[at] = append(dels[at], nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(c.before.keyEnd)})
 		}
 		if c.after != nil {
-			adds[at] = append(adds[at], kernelElement(id, c.after))
+			adds[at] = append(adds[at], k.element(id, c.after))
 		}
 	}
 	for at, elements := range dels {
@@ -194,24 +239,20 @@ func (k *kernel) addElements(conn *nftables.Conn, b *batch) error {
 		}
 	}
 	for _, c := range b.oldChains {
-		if k.family(c.v6) != nil {
+		if f := k.family(c.v6); f != nil {
+			if err := conn.SetDeleteElements(f.newSet(k.table, setWays), k.wayTo(c)); err != nil {
+				return fmt.Errorf("way to %s: %w", c, err)
+			}
 			conn.DelChain(&nftables.Chain{Table: k.table, Name: c.String()})
 		}
 	}
 	return nil
 }
 
-func kernelElement(id elementID, v *elementValue) nftables.SetElement {
+func (k *kernel) element(id elementID, v *elementValue) nftables.SetElement {
 	e := nftables.SetElement{Key: []byte(id.key), KeyEnd: []byte(v.keyEnd), Val: []byte(v.data)}
-	switch {
-	case v.way.chain.n > 0:
-		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: v.way.chain.String()}
-	case v.way.code == verdictAccept:
-		e.VerdictData = &expr.Verdict{Kind: expr.VerdictAccept}
-	case v.way.code == verdictReject:
-		e.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: rejectChain}
-	case v.way.code == verdictDrop:
-		e.VerdictData = &expr.Verdict{Kind: expr.VerdictDrop}
+	if v.way != (way{}) {
+		e.Val = k.number(v.way)
 	}
 	return e
 }

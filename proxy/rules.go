@@ -68,9 +68,11 @@ func (f *family) newSet(t *nftables.Table, which set) *nftables.Set {
 	var key []nftables.SetDatatype
 	switch which {
 	case setServices, setOutside, setUnserved:
-		key, s.IsMap, s.DataType = frontend, true, nftables.TypeVerdict
+		key, s.IsMap, s.DataType = frontend, true, index
 	case setPorts, setOutsidePorts, setUnservedPorts:
-		key, s.IsMap, s.DataType = frontend[1:], true, nftables.TypeVerdict
+		key, s.IsMap, s.DataType = frontend[1:], true, index
+	case setWays, setFates:
+		key, s.IsMap, s.DataType = []nftables.SetDatatype{index}, true, nftables.TypeVerdict
 	case setEndpoints:
 		key, s.IsMap, s.DataType = append(frontend, index), true, nftables.MustConcatSetType(f.addr, port)
 	case setIDs:
@@ -142,13 +144,24 @@ func (f *family) member(which set, not bool, offsets ...uint32) []expr.Any {
 	return append(out, &expr.Lookup{SourceRegister: reg0, SetName: which.String() + f.suffix, Invert: not})
 }
 
-// dispatch goes where a verdict map says for the packet's destination.
-func (f *family) dispatch(which set, portOnly bool) []expr.Any {
+// dispatch goes the way that a map holds for the packet's destination; verdicts is setWays or setFates. The nft command understands no
+// lookup that depends on another, and ends at the sight; so the way takes the packet's priority for a moment. It is the first packet of
+// a connection, and the rule that sends it on clears the priority.
+func (f *family) dispatch(which set, portOnly bool, verdicts set) []expr.Any {
 	load, _ := f.loadKey(reg0, false)
 	if portOnly {
 		load, _ = loadPort(reg0)
 	}
-	return append(load, &expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: which.String() + f.suffix})
+	return append(load,
+		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: which.String() + f.suffix},
+		setPriority(reg0), getPriority(reg0),
+		&expr.Lookup{SourceRegister: reg0, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: verdicts.String() + f.suffix})
+}
+
+func getPriority(reg uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg} }
+
+func setPriority(reg uint32) expr.Any {
+	return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg, SourceRegister: true}
 }
 
 // toLocal matches packets to an address of this node.
@@ -216,16 +229,22 @@ func (f *family) endpointRules(c chain) [][]expr.Any {
 		rules = append(rules, f.affinityRules(c)...)
 	}
 	load, index := f.loadKey(reg0, c.anyAddr)
-	send := one(
-		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: setEndpoints.String() + f.suffix},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg0, RegProtoMin: reg0 + f.words, Specified: true},
-	)
+	send := f.send()
 	rules = append(rules, rule(load, one(c.choose(index)), send))
 	if c.n > 1 {
 		// A transaction that takes endpoints away may come between the choice and the lookup. The first endpoint is the last to go.
 		rules = append(rules, rule(load, one(c.first(index)), send))
 	}
 	return rules
+}
+
+// send changes the destination to the endpoint whose key is loaded, and clears the priority, which passed numbers on.
+func (f *family) send() []expr.Any {
+	zero := reg0 + f.words + 1 // behind the endpoint's address and port
+	return one(
+		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: setEndpoints.String() + f.suffix},
+		&expr.Immediate{Register: zero, Data: native32(0)}, setPriority(zero),
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg0, RegProtoMin: reg0 + f.words, Specified: true})
 }
 
 // choose loads the index of one of the chain's endpoints, by chance.
@@ -248,17 +267,12 @@ func (c chain) first(reg uint32) expr.Any {
 	return &expr.Immediate{Register: reg, Data: native32(index)}
 }
 
-// affinityRules returns the rules that send a client to its endpoint, or choose one and remember it. A lookup cannot
-// depend on another in terms that the nft command understands, so ids pass from rule to rule in the packet's priority. It is
-// the first packet of a connection; the rule that sends it on clears the priority.
+// affinityRules returns the rules that send a client to its endpoint, or choose one and remember it. Ids pass from rule to
+// rule in the packet's priority, as ways do.
 func (f *family) affinityRules(c chain) [][]expr.Any {
 	client := func() ([]expr.Any, uint32) { // client's address . address . protocol . port
 		load, next := f.loadKey(reg0+f.words, c.anyAddr)
 		return append(one(f.load(reg0, f.src)), load...), next
-	}
-	getPriority := func(reg uint32) expr.Any { return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg} }
-	setPriority := func(reg uint32) expr.Any {
-		return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg, SourceRegister: true}
 	}
 	lookup := func(which set) expr.Any {
 		return &expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: which.String() + f.suffix}
@@ -270,13 +284,11 @@ func (f *family) affinityRules(c chain) [][]expr.Any {
 	}
 	load, index := f.loadKey(reg0, c.anyAddr)
 	loadClient, _ := client()
-	zero := reg0 + f.words + 1 // behind the endpoint's address and port
 	once := [][]expr.Any{
 		rule(load, one(c.choose(index), lookup(setIDs), setPriority(reg0))), // the id to remember, if need be
 		remember(unix.NFT_DYNSET_OP_UPDATE),                                 // of a client that is known only the time changes
 		rule(loadClient, one(lookup(setAffinity), setPriority(reg0))),
-		rule(load, one(getPriority(index), lookup(setEndpoints), &expr.Immediate{Register: zero, Data: native32(0)}, setPriority(zero),
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg0, RegProtoMin: reg0 + f.words, Specified: true})),
+		rule(load, one(getPriority(index)), f.send()),
 	}
 	// The endpoint that the client is remembered by is gone: forget it and try again. Where there is no room to remember
 	// more clients, that comes to nothing, and the connection goes anywhere.

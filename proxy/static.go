@@ -45,11 +45,11 @@ func (f *family) chains() map[string][][]expr.Any {
 	}
 	// A lookup that began before a transaction and ends after it may find neither the old element nor the new one. One that
 	// begins anew finds the new one, so that each is made twice before a packet goes on as if it were for no service.
-	toService, toPort := f.dispatch(setServices, false), rule(anyAddr, f.dispatch(setPorts, true))
+	toService, toPort := f.dispatch(setServices, false, setWays), rule(anyAddr, f.dispatch(setPorts, true, setWays))
 	return map[string][][]expr.Any{
 		"services-":    {toService, toService, toPort, toPort},
-		"outside-":     {f.dispatch(setOutside, false), rule(anyAddr, f.dispatch(setOutsidePorts, true))},
-		"unserved-":    {f.dispatch(setUnserved, false), rule(anyAddr, f.dispatch(setUnservedPorts, true))},
+		"outside-":     {f.dispatch(setOutside, false, setWays), rule(anyAddr, f.dispatch(setOutsidePorts, true, setWays))},
+		"unserved-":    {f.dispatch(setUnserved, false, setFates), rule(anyAddr, f.dispatch(setUnservedPorts, true, setFates))},
 		"firewall-":    {rule(restricted, allowed, one(drop()))},
 		"cluster-ips-": clusterIPs,
 	}

@@ -518,7 +518,7 @@ func TestCanBeListed(t *testing.T) {
 	for _, want := range []string{
 		"table inet keb {",
 		"10.43.0.80 . tcp . 80 . 0:1 : 10.42.0.6 . 8080",
-		"10.43.0.80 . tcp . 80 : goto one-of-2-masq-offcluster-affinity-10800s",
+		": goto one-of-2-masq-offcluster-affinity-10800s",
 		"203.0.113.2 . tcp . 80 . 198.51.100.0/24",
 		"numgen random mod 2",
 	} {
