@@ -3,6 +3,7 @@ package apiserver
 import (
 	"fmt"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -192,8 +193,15 @@ func (st *stream) spill() {
 	if !st.started {
 		st.begin(-1)
 	}
-	_, _ = st.rq.w.Write(st.B) // the client that left is nobody's error
+	st.write()
 	st.B = st.B[:0]
+}
+
+// write sends what has been gathered. A client that takes none of it for as long as a request may last is cut off, as it
+// holds a seat of its level.
+func (st *stream) write() {
+	_ = http.NewResponseController(st.rq.w).SetWriteDeadline(time.Now().Add(requestTimeout)) // what has no connection needs none
+	_, _ = st.rq.w.Write(st.B)                                                               // the client that left is nobody's error
 }
 
 // end sends the rest, or passes on why there is none.
@@ -208,7 +216,7 @@ func (st *stream) end(err error) error {
 	if st.media.Format != wire.Protobuf {
 		st.B = append(st.B, '\n')
 	}
-	_, _ = st.rq.w.Write(st.B)
+	st.write()
 	return nil
 }
 

@@ -54,24 +54,24 @@ func (rq *request) evict() error {
 	if e.Name != rq.name {
 		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
 	}
-	ar := w.admissionRequest(admission.Create, e, nil)
-	if err := rq.s.Admission.Mutate(rq.ctx, ar); err != nil {
-		return err
-	}
-	if err := rq.s.Admission.Validate(rq.ctx, ar); err != nil {
-		return err
-	}
 	if err := rq.s.evict(rq.ctx, w, e); err != nil {
 		return err
 	}
 	return rq.answerObject(http.StatusCreated, createdStatus(), wire.StatusKind, m)
 }
 
-// evict deletes a pod if its budget allows.
+// evict deletes a pod if admission and its budget allow.
 func (s *Server) evict(ctx context.Context, w *write, e *policyv1.Eviction) error {
+	ar := w.admissionRequest(admission.Create, e, nil)
+	if err := s.Admission.Mutate(ctx, ar); err != nil {
+		return err
+	}
+	if err := s.Admission.Validate(ctx, ar); err != nil {
+		return err
+	}
 	opts := metav1.DeleteOptions{}
 	if e.DeleteOptions != nil {
-		opts = *e.DeleteOptions
+		opts = *e.DeleteOptions.DeepCopy()
 	}
 	w.dryRun = w.dryRun || dryRun(opts.DryRun)
 	item := s.Store.Snapshot().Get(store.Key{Resource: "pods", Namespace: w.namespace, Name: w.name})
@@ -79,11 +79,14 @@ func (s *Server) evict(ctx context.Context, w *write, e *policyv1.Eviction) erro
 		return notFound(w.kind, w.name)
 	}
 	pod := item.Object.(*corev1.Pod)
+	if err := preconditions(w.kind, pod, opts.Preconditions); err != nil {
+		return err
+	}
 	if !beyondBudget(pod) {
 		if err := s.takeFromBudget(ctx, w, pod); err != nil {
 			return err
 		}
-		if err := s.markDisrupted(ctx, w); err != nil {
+		if err := s.markDisrupted(ctx, w, opts.Preconditions); err != nil {
 			return err
 		}
 	}
@@ -101,21 +104,31 @@ func beyondBudget(pod *corev1.Pod) bool {
 	return pod.DeletionTimestamp != nil
 }
 
-// markDisrupted says in the pod's status why it ends.
-func (s *Server) markDisrupted(ctx context.Context, w *write) error {
+// markDisrupted says in the pod's status why it ends. Preconditions hold for the pod before that, and are brought up to its
+// new version.
+func (s *Server) markDisrupted(ctx context.Context, w *write, p *metav1.Preconditions) error {
 	key := store.Key{Resource: "pods", Namespace: w.namespace, Name: w.name}
 	for !w.dryRun {
 		item := s.Store.Snapshot().Get(key)
 		if item == nil {
 			return notFound(w.kind, w.name)
 		}
+		if err := preconditions(w.kind, item.Object, p); err != nil {
+			return err
+		}
 		pod := item.Object.(*corev1.Pod).DeepCopy()
 		setCondition(pod, corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting",
 		}, s.now())
-		err := s.Store.Commit(ctx, store.Write{Key: key, Object: pod, Expect: item.Revision})[0].Err
-		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
-			return err
+		res := s.Store.Commit(ctx, store.Write{Key: key, Object: pod, Expect: item.Revision})[0]
+		switch {
+		case res.Err == nil && p != nil && p.ResourceVersion != nil:
+			p.ResourceVersion = new(res.Item.Object.GetResourceVersion())
+			return nil
+		case errors.Is(res.Err, store.ErrNotFound):
+			return notFound(w.kind, w.name)
+		case !errors.Is(res.Err, store.ErrConflict) || ctx.Err() != nil:
+			return res.Err
 		}
 	}
 	return nil
@@ -133,7 +146,7 @@ func (s *Server) takeFromBudget(ctx context.Context, w *write, pod *corev1.Pod) 
 			return err
 		}
 		err = s.Store.Commit(ctx, store.Write{Key: item.Key, Object: out, Expect: item.Revision})[0].Err
-		if !errors.Is(err, store.ErrConflict) || ctx.Err() != nil {
+		if again := errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrNotFound); !again || ctx.Err() != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 
@@ -118,8 +119,12 @@ var noCache = []string{"no-cache, private"}
 // maxBody is the most that a request's body may hold; upstream's limit.
 const maxBody = 3 << 20
 
-// body reads the request's body. The caller gives the buffer back when nothing refers to it any more.
+// body reads the request's body, within the request's time: a client that sends it drop by drop holds a seat of its level
+// no longer than others. The caller gives the buffer back when nothing refers to it any more.
 func (rq *request) body() (*wire.Buffer, error) {
+	if end, ok := rq.ctx.Deadline(); ok {
+		_ = http.NewResponseController(rq.w).SetReadDeadline(end) // what has no connection needs none
+	}
 	b := wire.GetBuffer()
 	r := io.LimitReader(rq.r.Body, maxBody+1)
 	if n := rq.r.ContentLength; n > int64(cap(b.B)) && n <= maxBody {
@@ -136,6 +141,9 @@ func (rq *request) body() (*wire.Buffer, error) {
 		}
 		if err != nil {
 			b.Free()
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return nil, context.DeadlineExceeded
+			}
 			return nil, apierrors.NewBadRequest("read the request's body: " + err.Error())
 		}
 	}
