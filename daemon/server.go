@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kebernetes/kebernetes/admission"
@@ -163,7 +165,7 @@ func (s *System) addAPI(registry *prometheus.Registry) error {
 		Authenticator: authenticator,
 		Authorizer:    policy,
 		Admission:     steps,
-		Bootstrap:     auth.BootstrapObjects(),
+		Bootstrap:     s.bootstrap(),
 		Tokens:        tokens,
 		Reviewer:      authenticator,
 		Streams:       stream.New(stream.Options{Reader: s.store, Nodes: s.nodes}),
@@ -192,6 +194,33 @@ func (s *System) addAPI(registry *prometheus.Registry) error {
 	}
 	s.Add(s.api)
 	return nil
+}
+
+// bootstrap are the objects that a cluster has from the start, besides those of the API itself.
+func (s *System) bootstrap() []kinds.Object {
+	objects := auth.BootstrapObjects()
+	if !s.config.APIOnly {
+		objects = append(objects, s.dnsService())
+	}
+	return objects
+}
+
+// dnsService reserves the address of the cluster's DNS and shows it under the name that everybody looks for. No proxy serves
+// it: on every node the address is the node's own, where its DNS server listens.
+func (s *System) dnsService() kinds.Object {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "kube-dns", Labels: map[string]string{
+			"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS",
+			"service.kubernetes.io/service-proxy-name": "keb-dns",
+		}},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: s.config.DNSAddress().String(),
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Port: 53, Protocol: corev1.ProtocolUDP},
+				{Name: "dns-tcp", Port: 53, Protocol: corev1.ProtocolTCP},
+			},
+		},
+	}
 }
 
 // profiles serves the Go runtime's profiles, as upstream's API server does, to whom RBAC lets see them.
