@@ -3,6 +3,8 @@ package apiserver
 import (
 	"net/http"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/kebernetes/kebernetes/admission"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
@@ -31,6 +33,9 @@ func (rq *request) connect() error {
 	if rq.s.Streams == nil {
 		return pathUnknown()
 	}
+	if err := rq.mayCommand(); err != nil {
+		return err
+	}
 	ns, name := rq.storedName()
 	w := &write{user: rq.user, kind: rq.kind, served: rq.served, sub: rq.sub, namespace: ns, name: name, warn: rq.warn}
 	if rq.subresource != "log" { // reading a log connects nobody
@@ -49,4 +54,23 @@ func (rq *request) connect() error {
 		rq.code = http.StatusOK // what it was is between the two ends
 	}
 	return err
+}
+
+// mayCommand asks more of whom WebSocket makes open a way into a pod by GET: as by POST, they must be allowed to create it, as
+// the right to get things is often given for looking only.
+func (rq *request) mayCommand() error {
+	if rq.verb != "get" || rq.kind.GroupResource() != corev1.Resource("pods") {
+		return nil
+	}
+	switch rq.subresource {
+	case "exec", "attach", "portforward":
+	default:
+		return nil
+	}
+	a := rq.attributes(rq.user)
+	a.Verb = "create"
+	if ok, reason := rq.s.Authorizer.Authorize(&a); !ok {
+		return auth.Forbidden(&a, reason)
+	}
+	return nil
 }
