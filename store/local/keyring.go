@@ -50,13 +50,24 @@ func keysPath(dir string) string { return filepath.Join(dir, "keys.json") }
 // export returns the key file's content.
 func (r *keyring) export() ([]byte, error) { return json.Marshal(r.keys.Load().file) }
 
-// openKeyring reads the key file, or makes one with a first key.
+// openKeyring reads the key file. Without one the ring is empty, until ensure makes a first key.
 func openKeyring(path string) (*keyring, error) {
 	r := &keyring{path: path, lastUse: map[uint32]uint64{}}
-	data, err := os.ReadFile(path)
+	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return r, r.rotate()
+		r.keys.Store(&keySet{})
+		return r, nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("read encryption keys: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("encryption keys %s: not a regular file", path)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("encryption keys %s: mode %04o lets others read it; chmod 600 it", path, info.Mode().Perm())
+	}
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read encryption keys: %w", err)
 	}
@@ -66,6 +77,15 @@ func openKeyring(path string) (*keyring, error) {
 	}
 	r.keys.Store(set)
 	return r, nil
+}
+
+// ensure makes a first key where there is none. It is for when everything that was encrypted before has been read: a new file
+// in the place of one that was lost would hide what is missing.
+func (r *keyring) ensure() error {
+	if r.keys.Load().primary != 0 {
+		return nil
+	}
+	return r.rotate()
 }
 
 func parseKeys(data []byte) (*keySet, error) {
@@ -103,10 +123,7 @@ func (r *keyring) rotate() error {
 	defer r.mu.Unlock()
 	entry := keyEntry{Key: make([]byte, 32)}
 	rand.Read(entry.Key)
-	var file keyFile
-	if old := r.keys.Load(); old != nil {
-		file.Keys = slices.Clone(old.file.Keys)
-	}
+	file := keyFile{Keys: slices.Clone(r.keys.Load().file.Keys)}
 	for entry.ID == 0 || slices.ContainsFunc(file.Keys, func(k keyEntry) bool { return k.ID == entry.ID }) {
 		var id [4]byte
 		rand.Read(id[:])

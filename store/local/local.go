@@ -114,7 +114,7 @@ func open(opts Options) (_ *Local, err error) {
 	if err := l.recover(); err != nil {
 		return nil, err
 	}
-	return l, nil
+	return l, l.keys.ensure()
 }
 
 // release closes the files.
