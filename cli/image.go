@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -41,23 +40,19 @@ func newImageImport() *cobra.Command {
 			defer f.Close()
 			in = f
 		}
-		before, err := imageNames(cmd.Context(), *dir)
-		if err != nil {
-			return err
-		}
-		if err := archive.Import(cmd.Context(), daemon.RuntimeEndpoint(*dir), daemon.Snapshotter(*dir), in); err != nil {
-			return fmt.Errorf("%s: %w", args[0], err)
-		}
-		after, err := imageNames(cmd.Context(), *dir)
-		if err != nil {
-			return err
-		}
-		for _, name := range after {
-			if !slices.Contains(before, name) {
+		return withRuntime(cmd.Context(), *dir, func(r cri.Runtime) error {
+			names, err := archive.Import(cmd.Context(), daemon.RuntimeEndpoint(*dir), daemon.Snapshotter(*dir), in)
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			for _, name := range names {
+				if err := awaitImage(cmd.Context(), r, name); err != nil {
+					return err
+				}
 				fmt.Fprintln(cmd.OutOrStdout(), "imported", name)
 			}
-		}
-		return nil
+			return nil
+		})
 	}
 	return cmd
 }
@@ -153,11 +148,22 @@ func listImages(ctx context.Context, dir string) (images []*rt.Image, err error)
 	return images, err
 }
 
-func imageNames(ctx context.Context, dir string) ([]string, error) {
-	images, err := listImages(ctx, dir)
-	var names []string
-	for _, i := range images {
-		names = append(names, i.RepoTags...)
+// awaitImage waits until pods can use an imported image: the CRI side of the runtime learns of it by an event.
+func awaitImage(ctx context.Context, r cri.Runtime, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, runtimeWait)
+	defer cancel()
+	for {
+		image, err := r.ImageStatus(ctx, &rt.ImageSpec{Image: name})
+		if err != nil {
+			return fmt.Errorf("find imported image %s: %w", name, err)
+		}
+		if image != nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("image %s was imported, but the runtime does not show it to pods", name)
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	return names, err
 }

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/daemon"
@@ -45,7 +47,10 @@ func newServer() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return daemon.Serve(cmd.Context(), complete, newLogger(cmd.ErrOrStderr(), complete.LogLevel))
+		log := newLogger(cmd.ErrOrStderr(), complete.LogLevel)
+		// Libraries log what is no concern of the operator's, as every stream that ends; their errors reach us as errors.
+		klog.SetSlogLogger(slog.New(demoted{log.Handler()}))
+		return daemon.Serve(cmd.Context(), complete, log)
 	}
 	return cmd
 }
@@ -82,6 +87,31 @@ func newLogger(w io.Writer, level string) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: l}))
 }
+
+// demoted passes records on for debugging only.
+type demoted struct{ slog.Handler }
+
+// Enabled says whether debugging is on.
+func (d demoted) Enabled(ctx context.Context, _ slog.Level) bool {
+	return d.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle passes a record on as one for debugging.
+func (d demoted) Handle(ctx context.Context, r slog.Record) error {
+	if !d.Enabled(ctx, slog.LevelDebug) {
+		return nil // klog does not ask before it writes an error
+	}
+	r.Level = slog.LevelDebug
+	return d.Handler.Handle(ctx, r)
+}
+
+// WithAttrs keeps what it returns demoted.
+func (d demoted) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return demoted{d.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup keeps what it returns demoted.
+func (d demoted) WithGroup(name string) slog.Handler { return demoted{d.Handler.WithGroup(name)} }
 
 func newReset() *cobra.Command {
 	cmd := &cobra.Command{

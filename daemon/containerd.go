@@ -244,7 +244,8 @@ func (c *containerd) importPause(ctx context.Context) error {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(bundle.WritePauseImage(w)) }()
 	defer r.Close()
-	return archive.Import(ctx, c.Endpoint(), c.snapshotter, r)
+	_, err := archive.Import(ctx, c.Endpoint(), c.snapshotter, r)
+	return err
 }
 
 // dropStateOfEarlierBoot empties dir when the machine was started anew since it was filled: its sockets and mounts are gone.

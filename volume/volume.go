@@ -133,7 +133,11 @@ func (m *Mounter) path(uid types.UID, v *corev1.Volume) string {
 func (m *Mounter) Mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (Mounted, error) {
 	switch {
 	case v.HostPath != nil:
-		return m.hostPath(v.HostPath)
+		mounted, err := m.hostPath(v.HostPath)
+		if err != nil {
+			return Mounted{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
+		}
+		return mounted, nil
 	case v.Image != nil:
 		return Mounted{ReadOnly: true}, nil
 	case v.EmptyDir != nil:

@@ -306,7 +306,7 @@ func TestHostPathTypes(t *testing.T) {
 		_, err := m.Mount(t.Context(), testPod(), &corev1.Volume{Name: "h", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: test.path, Type: &test.kind}}})
 		want := ""
 		if test.err != "" {
-			want = "hostPath type check failed: " + test.path + " " + test.err
+			want = `MountVolume.SetUp failed for volume "h" : hostPath type check failed: ` + test.path + " " + test.err
 		}
 		if got := fmt.Sprint(err); (err == nil) != (want == "") || err != nil && got != want {
 			t.Errorf("%s %s: %v, want %q", test.kind, test.path, err, want)

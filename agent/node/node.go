@@ -338,6 +338,10 @@ func (k *Keeper) report(ctx context.Context) error {
 	changed := node.DeepCopy()
 	changed.Status = st
 	if _, err := client.UpdateStatus(ctx, k.Client, changed); err != nil {
+		k.ImagesChanged() // the list was not written
+		if apierrors.IsConflict(err) {
+			return k.report(ctx) // somebody wrote since the node was read; the next try is over theirs
+		}
 		return err
 	}
 	k.announce(node, &st)

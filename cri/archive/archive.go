@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 	"time"
 
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	"github.com/containerd/containerd/api/types"
@@ -29,15 +31,42 @@ const (
 	chunk = 32 << 10
 )
 
-// Import reads an image archive and stores its images under the names that it carries, unpacked for snapshotter.
+// Import reads an image archive, stores its images under the names that it carries, unpacked for snapshotter, and returns those names.
 // endpoint is containerd's unix socket. It returns an error when the archive is damaged or names no image.
-func Import(ctx context.Context, endpoint, snapshotter string, tar io.Reader) error {
+// The runtime's CRI side hears of them a moment later.
+func Import(ctx context.Context, endpoint, snapshotter string, tar io.Reader) ([]string, error) {
 	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		return fmt.Errorf("connect to %s: %w", endpoint, err)
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(ctx, "containerd-namespace", namespace))
+	ctx = metadata.AppendToOutgoingContext(ctx, "containerd-namespace", namespace)
+	start := time.Now()
+	if err := transferIn(ctx, conn, snapshotter, tar); err != nil {
+		return nil, err
+	}
+	return written(ctx, conn, start)
+}
+
+// written lists the names of the images that were stored, for the first time or anew, since a point in time.
+func written(ctx context.Context, conn *grpc.ClientConn, since time.Time) ([]string, error) {
+	list, err := imagesapi.NewImagesClient(conn).List(ctx, &imagesapi.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("list imported images: %w", err)
+	}
+	var names []string
+	for _, i := range list.Images {
+		// The CRI side keeps an entry by digest beside each name.
+		if !strings.HasPrefix(i.Name, "sha256:") && !i.UpdatedAt.AsTime().Before(since) {
+			names = append(names, i.Name)
+		}
+	}
+	return names, nil
+}
+
+// transferIn moves an archive into containerd's image store.
+func transferIn(ctx context.Context, conn *grpc.ClientConn, snapshotter string, tar io.Reader) error {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	id := fmt.Sprintf("keb-import-%d", time.Now().UnixNano())
 	stream, err := open(ctx, conn, id)
