@@ -2,6 +2,7 @@ package kebernetes
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -13,9 +14,13 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kebernetes/kebernetes/bundle"
 	"github.com/kebernetes/kebernetes/cli"
+	"github.com/kebernetes/kebernetes/cri/fake"
 	"github.com/kebernetes/kebernetes/testcluster"
 )
 
@@ -40,7 +45,7 @@ func TestScripts(t *testing.T) {
 			log := &refusals{}
 			c := testcluster.Start(env.T().(testing.TB), testcluster.Options{
 				Nodes: []string{"one", "two"}, Listen: true, Dir: filepath.Join(env.WorkDir, ".cluster"),
-				Log: slog.New(slog.NewTextHandler(log, nil)),
+				Log: slog.New(slog.NewTextHandler(log, nil)), Runtime: fake.Options{Pull: pull},
 			})
 			env.Defer(func() { log.report(env.T()) })
 			c.AwaitReady(t.Context())
@@ -54,6 +59,14 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 		},
 	})
+}
+
+// pull finds every image but those whose name has "missing" in it.
+func pull(_ context.Context, image string, _ *rt.AuthConfig) error {
+	if strings.Contains(image, "missing") {
+		return status.Errorf(codes.NotFound, "failed to pull and unpack image %q: not found", image)
+	}
+	return nil
 }
 
 // refusals is a cluster's log, of which it keeps the lines that say that a part of the cluster was refused something: each

@@ -122,9 +122,6 @@ func (s *Server) deleteOnce(ctx context.Context, w *write, item *store.Item, o *
 		return nil, false, false, notFound(w.kind, w.name)
 	case results[0].Err != nil:
 		return nil, false, false, results[0].Err
-	case errors.Is(last.Err, store.ErrNotFound):
-		// Between the mark and the end the node's agent saw the mark and removed the pod itself.
-		return results[0].Item, true, false, nil
 	}
 	return nil, false, false, last.Err
 }
@@ -145,7 +142,7 @@ func (d deletion) writes(item *store.Item) []store.Write {
 	if d.remove {
 		expect := item.Revision
 		if d.object != nil {
-			expect = store.Any
+			expect = store.Prior
 		}
 		out = append(out, store.Write{Key: item.Key, Expect: expect})
 	}

@@ -11,9 +11,29 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/kinds/builtin"
+	"github.com/kebernetes/kebernetes/store"
 )
+
+// A deletion that another write overtakes looks again, and loses nothing of that write.
+func TestDeleteThatIsOvertaken(t *testing.T) {
+	o := &overtaken{memStore: newMemStore()}
+	s, err := New(Options{Table: builtin.Table(), Store: o, Authenticator: everyone{}, Authorizer: everyone{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p"}, Spec: corev1.PodSpec{NodeName: "n"}}
+	k := s.Table.Resource(corev1.Resource("pods"))
+	w := &write{user: &auth.User{Name: "tester"}, kind: k, served: k.Storage(), namespace: "default", name: "p"}
+	o.Commit(t.Context(), store.Write{Key: w.key(), Object: pod})
+	o.armed = true
+	item, gone, err := s.delete(t.Context(), w, &metav1.DeleteOptions{GracePeriodSeconds: new(int64)})
+	if err != nil || !gone || item.Object.GetAnnotations()["other"] != "write" {
+		t.Errorf("gone %v, error %v, %+v", gone, err, item)
+	}
+}
 
 func TestDecideDelete(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -26,6 +26,13 @@ func (m *memStore) Commit(_ context.Context, writes ...store.Write) []store.Resu
 	defer m.mu.Unlock()
 	out := make([]store.Result, len(writes))
 	for i, w := range writes {
+		if w.Expect == store.Prior {
+			if out[i-1].Err != nil {
+				out[i] = out[i-1]
+				continue
+			}
+			w.Expect = store.Any
+		}
 		out[i] = m.commit(w)
 	}
 	return out

@@ -32,12 +32,17 @@ type Key struct {
 // Any as Write.Expect accepts whatever revision is current, and none.
 const Any int64 = -1
 
+// Prior as Write.Expect means the revision that the write before it in the same Commit makes of the same object: when that
+// one is refused, so is this one, with the same error, and nothing comes between the two.
+const Prior int64 = -2
+
 // Write is one wanted change of one object.
 type Write struct {
 	Key Key
 	// Object is the new state, owned by the store from here on; nil deletes. The store sets its resourceVersion.
 	Object Object
-	// Expect is the modRevision that must be current: 0 means the object must not exist, Any means no condition.
+	// Expect is the modRevision that must be current: 0 means the object must not exist, Any means no condition,
+	// Prior that the write before must have held.
 	// A delete with Expect 0 is an error.
 	Expect int64
 }
@@ -70,8 +75,8 @@ var (
 type Store interface {
 	Reader
 
-	// Commit tries each write on its own, in the order given: writes do not depend on each other, each that succeeds gets
-	// a revision of its own. It returns one result per write once all that succeeded are durable (resources that the
+	// Commit tries each write on its own, in the order given: writes do not depend on each other, but for those that expect
+	// Prior, and each that succeeds gets a revision of its own. It returns one result per write once all that succeeded are durable (resources that the
 	// store was told are volatile: once they are published). Many callers at once share one sync to disk.
 	// A done ctx stops the wait, not the write.
 	Commit(ctx context.Context, writes ...Write) []Result

@@ -167,6 +167,9 @@ func (l *Local) commit(requests []*request) {
 	t := &txn{local: l, base: l.memory.Snapshot(), changed: map[store.Key]*store.Item{}, revision: l.revision}
 	for _, r := range requests {
 		for i := range r.writes {
+			if i > 0 && r.writes[i].Expect == store.Prior && r.results[i-1].Err != nil {
+				r.results[i] = r.results[i-1]
+			}
 			if r.results[i].Err == nil {
 				r.results[i] = t.try(r.writes[i], r.payloads[i])
 			}

@@ -59,6 +59,7 @@ func Run(t *testing.T, h Harness) {
 	for name, test := range map[string]func(*testing.T, Harness){
 		"Conditions":           testConditions,
 		"OneCommitManyWrites":  testManyWrites,
+		"PriorWrite":           testPriorWrite,
 		"SnapshotsStay":        testSnapshotsStay,
 		"EventsTellAll":        testEventsTellAll,
 		"WatchBounds":          testWatchBounds,
@@ -152,6 +153,26 @@ func testManyWrites(t *testing.T, h Harness) {
 	}
 	if now := s.Snapshot(); now.Revision() != last || Value(now.Get(a)) != "3" || now.Len(Resource) != 1 {
 		t.Errorf("at %d: %q, %d objects", now.Revision(), Value(now.Get(a)), now.Len(Resource))
+	}
+}
+
+// A write that follows another of the same object happens only with it.
+func testPriorWrite(t *testing.T, h Harness) {
+	s := h.Open(t)
+	a := Key(Resource, "a")
+	first := must(t, s, Put(a, "1", 0))[0]
+	end := store.Write{Key: a, Expect: store.Prior}
+	for i, r := range s.Commit(t.Context(), Put(a, "2", first.Revision+1), end) {
+		if !errors.Is(r.Err, store.ErrConflict) || Value(r.Item) != "1" {
+			t.Errorf("write %d after a refused one: %v with %q", i, r.Err, Value(r.Item))
+		}
+	}
+	if now := s.Snapshot(); Value(now.Get(a)) != "1" {
+		t.Errorf("after a refused write: %q", Value(now.Get(a)))
+	}
+	last := must(t, s, Put(a, "2", first.Revision), end)[1]
+	if now := s.Snapshot(); now.Get(a) != nil || Value(last) != "2" {
+		t.Errorf("marked and removed: %q, last %q", Value(now.Get(a)), Value(last))
 	}
 }
 
