@@ -114,7 +114,7 @@ func generateName(base string) string {
 
 func (s *Server) createNamed(ctx context.Context, w *write, obj kinds.Object) (*store.Item, error) {
 	dedupOwners(obj, w.warn)
-	obj, err := s.trackFields(w, w.served.New(), obj)
+	obj, err := s.trackNew(w, obj)
 	if err != nil {
 		return nil, err
 	}

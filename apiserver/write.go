@@ -73,7 +73,15 @@ func (s *Server) mayCreate(w *write) error {
 	return nil
 }
 
-// trackFields records in managedFields what the write changes. live is the state before, or an empty object.
+// trackNew records in managedFields who makes an object.
+func (s *Server) trackNew(w *write, obj kinds.Object) (kinds.Object, error) {
+	if w.manager == "" || w.unlocked {
+		return obj, nil
+	}
+	return s.fields.Created(w.kind, w.served, obj, w.manager, s.now())
+}
+
+// trackFields records in managedFields what the write changes. live is the state before.
 func (s *Server) trackFields(w *write, live, obj kinds.Object) (kinds.Object, error) {
 	if w.manager == "" || w.unlocked {
 		return obj, nil

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -48,9 +49,13 @@ func loadMergeSchema() (*smdschema.Schema, error) {
 // Managers hold a manager of fields for each kind, version and subresource that was written to.
 type Managers struct {
 	schema func() (*smdschema.Schema, error)
+	shapes func() (*shapes, error)
 
 	mu       sync.RWMutex
 	managers map[managerKey]*managedfields.FieldManager
+	// created holds the sets of fields of new objects, by version and shape.
+	created map[*kinds.Version]map[string]metav1.FieldsV1
+	sets    int // in created
 }
 
 type managerKey struct {
@@ -60,7 +65,18 @@ type managerKey struct {
 
 // New returns managers that know no kind yet.
 func New() *Managers {
-	return &Managers{schema: sync.OnceValues(loadMergeSchema), managers: map[managerKey]*managedfields.FieldManager{}}
+	f := &Managers{
+		schema: sync.OnceValues(loadMergeSchema), managers: map[managerKey]*managedfields.FieldManager{},
+		created: map[*kinds.Version]map[string]metav1.FieldsV1{},
+	}
+	f.shapes = sync.OnceValues(func() (*shapes, error) {
+		s, err := f.schema()
+		if err != nil {
+			return nil, err
+		}
+		return newShapes(s), nil
+	})
+	return f
 }
 
 // For returns the manager for writes to a kind in a version, or to a subresource of it.
