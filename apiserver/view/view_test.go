@@ -121,3 +121,22 @@ func TestSelect(t *testing.T) {
 		}
 	}
 }
+
+func FuzzSelect(f *testing.F) {
+	f.Add("a in (b, c),!d,e notin (f),g>1", "metadata.name=x,metadata.namespace!=y")
+	f.Add("a==b", `metadata.name=a\,b\=c`)
+	k := &kinds.Kind{Kind: "ConfigMap"}
+	obj := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "x", Namespace: "ns", Labels: map[string]string{"a": "b", "g": "7"}}}
+	f.Fuzz(func(t *testing.T, labels, fields string) {
+		sel, err := Select(k, labels, fields)
+		if err != nil {
+			if !apierrors.IsBadRequest(err) {
+				t.Errorf("%q %q: %v", labels, fields, err)
+			}
+			return
+		}
+		if !sel.Matches(obj) && sel.All() {
+			t.Errorf("%q %q selects all, but not this", labels, fields)
+		}
+	})
+}

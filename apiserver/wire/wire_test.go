@@ -228,3 +228,18 @@ func FuzzPatch(f *testing.F) {
 		_ = p.Apply(current, obj, gvk)
 	})
 }
+
+// Media types, as clients ask for them and as they name what they send.
+func FuzzMedia(f *testing.F) {
+	for _, header := range []string{"application/json;as=Table;v=v1;g=meta.k8s.io, */*;q=0.8", "application/yaml;q=0.1,application/*", `a/b;c="d,e;f"`, "application/apply-patch+yaml; charset=x"} {
+		f.Add(header, "list")
+		f.Add(header, "watch")
+	}
+	f.Fuzz(func(t *testing.T, header, verb string) {
+		m, err := Accept(header, verb, true)
+		if err == nil && (m.Format > YAML || m.Shape > Partial || m.Format == YAML && verb == "watch" || m.Shape != Objects && m.MetaVersion == "") {
+			t.Errorf("%q: %+v", header, m)
+		}
+		_, _ = PatchType(header, len(verb)%2 == 0)
+	})
+}
