@@ -6,8 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -295,24 +293,6 @@ func TestConcurrentReaders(t *testing.T) {
 		})
 	}
 	wg.Wait()
-}
-
-// TestWriteDocuments writes the documents into $OPENAPI_DIR, to be looked at.
-func TestWriteDocuments(t *testing.T) {
-	dir := os.Getenv("OPENAPI_DIR")
-	if dir == "" {
-		t.Skip("OPENAPI_DIR is not set")
-	}
-	h := Handler(builtin.Table())
-	for name := range partsOf(builtin.Table().All()) {
-		file := filepath.Join(dir, "v3-"+strings.ReplaceAll(name, "/", "_")+".json")
-		if err := os.WriteFile(file, get(t, h, "/openapi/v3/"+name).Body.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "v2.json"), get(t, h, "/openapi/v2").Body.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func BenchmarkBuild(b *testing.B) {

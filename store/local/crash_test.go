@@ -82,7 +82,7 @@ type crashCall struct {
 
 // life runs one child for a while after its store is open.
 func (p *crashParent) life(after time.Duration) {
-	cmd := exec.Command(os.Args[0], "-test.run=^TestKillChild$")
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crashDir+"="+p.dir, fmt.Sprint(crashFrom, "=", p.watched))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
@@ -197,17 +197,21 @@ func eventLine(e store.Event) string {
 	return fmt.Sprintf("event %d %s %s", e.Item.Revision, e.Item.Key.Name, value)
 }
 
-// TestKillChild is the process that TestKill kills.
-func TestKillChild(t *testing.T) {
-	dir := os.Getenv(crashDir)
-	if dir == "" {
-		t.Skip("only a child of TestKill")
+// TestMain makes the process that TestKill kills out of the test binary.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashDir); dir != "" {
+		crashUntilKilled(dir)
 	}
+	os.Exit(m.Run())
+}
+
+func crashUntilKilled(dir string) {
+	c := &crashChild{out: os.Stdout}
 	from, err := strconv.ParseInt(os.Getenv(crashFrom), 10, 64)
 	if err != nil {
-		t.Fatal(err)
+		c.say("error %v", err)
+		os.Exit(1)
 	}
-	c := &crashChild{out: os.Stdout}
 	l, err := Open(options(dir))
 	if err != nil {
 		c.say("error %v", err)
