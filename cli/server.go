@@ -40,6 +40,8 @@ func newServer() *cobra.Command {
 	f.BoolVar(&c.APIOnly, "api-only", false, "run the API alone, with no controller; needs no privileges")
 	f.StringVar(&c.RuntimeEndpoint, "runtime-endpoint", "", "CRI socket of a runtime that is already there (default: the bundled containerd)")
 	f.StringVar(&c.Store, "store", "", "where objects are kept (default local)")
+	f.StringVar(&c.IngressHTTP, "ingress-http", "", "address of the node for HTTP to Ingresses, or off (default :80)")
+	f.StringVar(&c.IngressHTTPS, "ingress-https", "", "address of the node for HTTPS to Ingresses, or off (default :443)")
 	f.StringVar(&c.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	cmd.MarkFlagsMutuallyExclusive("no-agent", "api-only")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -52,6 +52,9 @@ type Config struct {
 	RuntimeEndpoint string `json:"runtimeEndpoint,omitempty"`
 	// Store is where objects are kept: "local", in DataDir. Default local.
 	Store string `json:"store,omitempty"`
+	// IngressHTTP and IngressHTTPS are the addresses at which the node takes requests for Ingresses, or "off". Default ":80" and ":443".
+	IngressHTTP  string `json:"ingressHTTP,omitempty"`
+	IngressHTTPS string `json:"ingressHTTPS,omitempty"`
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `json:"logLevel,omitempty"`
 }
@@ -60,6 +63,8 @@ type Config struct {
 const (
 	DefaultDataDir = "/var/lib/keb"
 	DefaultListen  = ":6443"
+	// Off in the place of an address switches off what would listen there.
+	Off = "off"
 )
 
 // Load reads a configuration file. Unknown keys and a wrong apiVersion are errors that name them; so is an absent file.
@@ -101,6 +106,8 @@ func Default(c Config) (Config, error) {
 	set(&c.ServiceCIDR, "10.43.0.0/16")
 	set(&c.ClusterDomain, "cluster.local")
 	set(&c.Store, "local")
+	set(&c.IngressHTTP, ":80")
+	set(&c.IngressHTTPS, ":443")
 	set(&c.LogLevel, "info")
 	if c.NodeName == "" {
 		host, err := os.Hostname()
@@ -159,6 +166,11 @@ func (c Config) Validate() error {
 	}
 	if _, port, err := net.SplitHostPort(c.Listen); err != nil || port == "" {
 		bad("listen", "%q is no address; want HOST:PORT or :PORT", c.Listen)
+	}
+	for field, at := range map[string]string{"ingressHTTP": c.IngressHTTP, "ingressHTTPS": c.IngressHTTPS} {
+		if _, port, err := net.SplitHostPort(at); at != Off && (err != nil || port == "") {
+			bad(field, "%q is no address; want HOST:PORT, :PORT or off", at)
+		}
 	}
 	for field, ip := range map[string]string{"nodeIP": c.NodeIP, "advertiseIP": c.AdvertiseIP} {
 		if _, err := netip.ParseAddr(ip); err != nil {

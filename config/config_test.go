@@ -42,6 +42,8 @@ func TestValidateNamesTheField(t *testing.T) {
 	}{
 		{func(c *Config) { c.NodeName = "Bad_Name" }, "nodeName"},
 		{func(c *Config) { c.Listen = "6443" }, "listen"},
+		{func(c *Config) { c.IngressHTTP = "80" }, "ingressHTTP"},
+		{func(c *Config) { c.IngressHTTPS = "no" }, "ingressHTTPS"},
 		{func(c *Config) { c.NodeIP = "here" }, "nodeIP"},
 		{func(c *Config) { c.NodeIP = "10.42.3.4" }, "nodeIP"},
 		{func(c *Config) { c.ClusterCIDR = "10.42.1.0/16" }, "did you mean 10.42.0.0/16"},

@@ -90,34 +90,24 @@ func (s *System) addNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	front, err := s.newIngress()
+	if err != nil {
+		return err
+	}
 	kubelet, err := agent.New(agent.Options{
 		Client: own, Runtime: runtime, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		Recorder: client.NewRecorder(own, "kubelet", s.log).OnHost(c.NodeName), Logger: s.log,
 		Dir: filepath.Join(c.DataDir, "pods"), LogDir: filepath.Join(c.DataDir, "logs"), SeccompDir: filepath.Join(c.DataDir, "seccomp"),
 		CgroupRoot: "/" + cgroupRoot(c.DataDir) + "/kubepods",
 		ClusterDNS: []string{c.DNSAddress().String()}, ClusterDomain: c.ClusterDomain,
-		Withdraw: withdraw(rules), Version: config.KubernetesVersion,
+		Withdraw: withdraw(rules, front), Version: config.KubernetesVersion,
 	})
 	if err != nil {
 		return err
 	}
 	api := nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: c.NodeName, Logger: s.log})
-	s.AddNode(c.NodeName, api, links, rules, names, kubelet)
+	s.AddNode(c.NodeName, api, links, rules, names, front, kubelet)
 	return nil
-}
-
-// withdraw makes a pod's end wait until this node's proxy sends it nothing new.
-func withdraw(rules *proxy.Proxy) func(context.Context, *corev1.Pod) {
-	return func(ctx context.Context, pod *corev1.Pod) {
-		var addrs []netip.Addr
-		for _, ip := range pod.Status.PodIPs {
-			if addr, err := netip.ParseAddr(ip.IP); err == nil {
-				addrs = append(addrs, addr)
-			}
-		}
-		// When the wait ends early the pod's grace is over: it must end whatever the proxy does.
-		_ = rules.WaitWithdrawn(ctx, addrs...)
-	}
 }
 
 // podCIDRs waits until the node has its range of pod addresses, and returns it.

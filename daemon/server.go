@@ -32,6 +32,7 @@ import (
 	"github.com/kebernetes/kebernetes/controller/services"
 	"github.com/kebernetes/kebernetes/controller/storage"
 	"github.com/kebernetes/kebernetes/controller/workloads"
+	"github.com/kebernetes/kebernetes/ingress"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/kinds/builtin"
 	"github.com/kebernetes/kebernetes/scheduler"
@@ -55,6 +56,7 @@ type System struct {
 	authority  *pki.Authority
 	api        *apiserver.Server
 	nodes      *nodes
+	registry   *prometheus.Registry
 	socket     net.Listener
 	components []Component
 }
@@ -85,7 +87,7 @@ func Serve(ctx context.Context, c config.Config, log *slog.Logger) error {
 // New opens what is on disk and wires the parts. Nothing runs yet. The caller owns the data directory. A nil
 // socket serves only this process. ctx ends what was connected when it is done.
 func New(ctx context.Context, c config.Config, socket net.Listener, log *slog.Logger) (*System, error) {
-	s := &System{config: c, log: log, socket: socket, table: builtin.Table(), nodes: &nodes{}}
+	s := &System{config: c, log: log, socket: socket, table: builtin.Table(), nodes: &nodes{}, registry: prometheus.NewRegistry()}
 	var err error
 	if s.authority, err = pki.Open(filepath.Join(c.DataDir, "pki")); err != nil {
 		return nil, err
@@ -93,9 +95,8 @@ func New(ctx context.Context, c config.Config, socket net.Listener, log *slog.Lo
 	if s.store, err = openStore(c.DataDir, s.table, log); err != nil {
 		return nil, err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := s.addAPI(registry); err != nil {
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := s.addAPI(); err != nil {
 		return nil, err
 	}
 	if !c.APIOnly {
@@ -141,7 +142,7 @@ func openStore(dataDir string, table *kinds.Table, log *slog.Logger) (*local.Loc
 	})
 }
 
-func (s *System) addAPI(registry *prometheus.Registry) error {
+func (s *System) addAPI() error {
 	c := s.config
 	tokens, err := auth.NewTokens(auth.TokenOptions{Reader: s.store, Issuer: issuer, Keys: s.authority.SigningKeys()})
 	if err != nil {
@@ -171,14 +172,14 @@ func (s *System) addAPI(registry *prometheus.Registry) error {
 		Streams:       stream.New(stream.Options{Reader: s.store, Nodes: s.nodes}),
 		OpenAPI:       openapi.Handler(s.table),
 		Paths: map[string]http.Handler{
-			"/metrics":                          promhttp.HandlerFor(registry, promhttp.HandlerOpts{}),
+			"/metrics":                          promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}),
 			"/.well-known/openid-configuration": discovery,
 			"/openid/v1/jwks":                   discovery,
 			"/debug/pprof/":                     profiles(),
 		},
 		ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
 		Advertise:   s.advertise(),
-		Registerer:  registry,
+		Registerer:  s.registry,
 		Logger:      s.log,
 	})
 	if err != nil {
@@ -201,6 +202,9 @@ func (s *System) bootstrap() []kinds.Object {
 	objects := auth.BootstrapObjects()
 	if !s.config.APIOnly {
 		objects = append(objects, s.dnsService())
+		if ingressOn(s.config) {
+			objects = append(objects, ingressRole()...)
+		}
 	}
 	return objects
 }
@@ -309,6 +313,9 @@ func (s *System) addControllers() error {
 	loops = append(loops, storage.Controllers(env)...)
 	for _, l := range loops {
 		s.Add(l)
+	}
+	if ingressOn(s.config) {
+		s.Add(ingress.NewController(ingress.ControllerOptions{Client: s.As(auth.Controller(ingressIdentity)), Logger: s.log}))
 	}
 	binder, err := scheduler.New(scheduler.Options{Client: s.As(component("kube-scheduler")), Logger: s.log})
 	if err != nil {

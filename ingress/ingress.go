@@ -101,6 +101,10 @@ func (s *Server) Name() string { return "ingress" }
 
 // Run serves until ctx ends, then lets requests under way finish for a moment.
 func (s *Server) Run(ctx context.Context) error {
+	if len(s.entrances) == 0 {
+		<-ctx.Done()
+		return nil
+	}
 	// Requests outlive ctx for that moment; with requestsCtx they end, WebSockets too.
 	requestsCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var entrances sync.WaitGroup

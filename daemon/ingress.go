@@ -1,0 +1,77 @@
+package daemon
+
+import (
+	"context"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kebernetes/kebernetes/auth"
+	"github.com/kebernetes/kebernetes/config"
+	"github.com/kebernetes/kebernetes/ingress"
+	"github.com/kebernetes/kebernetes/kinds"
+)
+
+// ingressIdentity is what the parts of the ingress act as. Upstream has no ingress, and so no role for it.
+const ingressIdentity = "ingress-controller"
+
+func ingressOn(c config.Config) bool {
+	return c.IngressHTTP != config.Off || c.IngressHTTPS != config.Off
+}
+
+// ingressRole is what the ingress may do.
+func ingressRole() []kinds.Object {
+	name := "system:controller:" + ingressIdentity
+	meta := metav1.ObjectMeta{Name: name, Annotations: map[string]string{auth.AutoUpdate: "true"}}
+	read := []string{"get", "list", "watch"}
+	return []kinds.Object{
+		&rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+			{Verbs: read, APIGroups: []string{""}, Resources: []string{"nodes", "secrets", "services"}},
+			{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
+			{Verbs: append(read, "create"), APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingressclasses"}},
+			{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses"}},
+			{Verbs: []string{"patch", "update"}, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}},
+			{Verbs: []string{"create", "patch", "update"}, APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}},
+		}},
+		&rbacv1.ClusterRoleBinding{ObjectMeta: meta,
+			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: auth.ControllerNamespace, Name: ingressIdentity}}},
+	}
+}
+
+// newIngress returns this node's entry for HTTP and HTTPS.
+func (s *System) newIngress() (*ingress.Server, error) {
+	address := func(configured string) string {
+		if configured == config.Off {
+			return ""
+		}
+		return configured
+	}
+	return ingress.New(ingress.Options{
+		Client: s.As(auth.Controller(ingressIdentity)), Registerer: s.registry, Logger: s.log,
+		HTTP: address(s.config.IngressHTTP), HTTPS: address(s.config.IngressHTTPS),
+	})
+}
+
+// withdrawer is a part that sends requests to pods.
+type withdrawer interface {
+	WaitWithdrawn(ctx context.Context, addrs ...netip.Addr) error
+}
+
+// withdraw makes a pod's end wait until this node's parts send it nothing new.
+func withdraw(parts ...withdrawer) func(context.Context, *corev1.Pod) {
+	return func(ctx context.Context, pod *corev1.Pod) {
+		var addrs []netip.Addr
+		for _, ip := range pod.Status.PodIPs {
+			if addr, err := netip.ParseAddr(ip.IP); err == nil {
+				addrs = append(addrs, addr)
+			}
+		}
+		for _, part := range parts {
+			// When the wait ends early the pod's grace is over: it must end whatever the others do.
+			_ = part.WaitWithdrawn(ctx, addrs...)
+		}
+	}
+}
