@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/randfill"
 
@@ -28,7 +29,9 @@ func FuzzKinds(f *testing.F) {
 			return
 		}
 		fill := randfill.NewFromGoFuzz(data).NilChance(.3).NumElements(0, 3).MaxDepth(10).Funcs(
-			func(q *resource.Quantity, c randfill.Continue) { *q = resource.MustParse(amounts[c.Intn(len(amounts))]) },
+			func(q *resource.Quantity, c randfill.Continue) {
+				*q = resource.MustParse(amounts[c.Intn(len(amounts))])
+			},
 			func(s *string, c randfill.Continue) { *s = names[c.Intn(len(names))] },
 			func(p *intstr.IntOrString, c randfill.Continue) {
 				*p = intstr.FromString(names[c.Intn(len(names))])
@@ -38,6 +41,7 @@ func FuzzKinds(f *testing.F) {
 			},
 			func(at *metav1.Time, c randfill.Continue) { *at = metav1.Unix(c.Int63n(1<<40)-1<<39, 0) },
 			func(m *metav1.FieldsV1, c randfill.Continue) {},
+			func(r *runtime.RawExtension, c randfill.Continue) { r.Raw = []byte(`{"kind":"x"}`) },
 		)
 		obj, old := k.Storage().New(), k.Storage().New()
 		fill.Fill(obj)
