@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kebernetes/kebernetes/apiserver/pace"
 	"github.com/kebernetes/kebernetes/apiserver/view"
 	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/store"
@@ -34,8 +35,10 @@ type watcher struct {
 	namespace string
 	frames    wire.Frames
 	buf       *wire.Buffer
+	pace      *pace.Watcher
 	bookmarks bool
 	revision  int64
+	unflushed bool // something was written that may still be in a buffer
 }
 
 // watch sends changes as they happen, until the client leaves, the time is over or the server stops.
@@ -76,6 +79,9 @@ func (rq *request) watch() error {
 	}
 	ctx, cancel := rq.watchContext(o.TimeoutSeconds)
 	defer cancel()
+	var leave func()
+	w.pace, leave = rq.s.crowds.Join(rq.kind.StorageResource().String())
+	defer leave()
 	contentType := wire.TypeJSON
 	if m.Format == wire.Protobuf {
 		contentType = wire.TypeProtobufWatch
@@ -162,8 +168,12 @@ func (w *watcher) run(ctx context.Context, initial *view.View, announceEnd bool)
 			w.send()
 			return
 		}
+		sent := len(w.buf.B) > 0 || w.unflushed
 		if !w.send() {
 			return
+		}
+		if sent {
+			w.pace.Pause(ctx)
 		}
 	}
 }
@@ -263,6 +273,7 @@ func (w *watcher) fail(err error) {
 func (w *watcher) write() bool {
 	_, err := w.rq.w.Write(w.buf.B)
 	w.buf.B = w.buf.B[:0]
+	w.unflushed = true
 	return err == nil
 }
 
@@ -271,6 +282,9 @@ func (w *watcher) send() bool {
 	if len(w.buf.B) > 0 && !w.write() {
 		return false
 	}
-	w.rq.flush()
+	if w.unflushed {
+		w.unflushed = false
+		w.rq.flush()
+	}
 	return true
 }
