@@ -15,7 +15,7 @@ func newBackup() *cobra.Command {
 		Short: "Write all objects and keys of a stopped cluster to a file",
 		Long: "Writes a snapshot of the store and the cluster's keys. The file holds secrets' encryption keys and the cluster's CA:\n" +
 			"keep it as you keep those. The server must not be running on the data directory.",
-		Args: cobra.ExactArgs(1),
+		Args: oneArg,
 	}
 	dir := dataDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -40,7 +40,7 @@ func newRestore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
 		Short: "Fill an empty data directory from a backup",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArg,
 	}
 	dir := dataDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

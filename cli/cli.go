@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -39,18 +40,50 @@ func newRoot() *cobra.Command {
 			"Start a cluster on this machine with `keb server`, then talk to it with `keb kubectl`.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())
 	})
 	root.AddCommand(newServer(), newKubectl(), newImage(), newNode(), newStatus(), newCheck(), newReset(), newBackup(), newRestore(), newVersion())
+	root.InitDefaultCompletionCmd()
+	for _, c := range append(root.Commands(), root) {
+		if !c.Runnable() {
+			// A verb that only holds others shows them; left to itself the library also takes any mistyped one for that wish.
+			c.Args = cobra.NoArgs
+			c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 	return root
 }
 
 // dataDirFlag adds --data-dir to a verb that works on a running or stopped node of this machine.
 func dataDirFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("data-dir", config.DefaultDataDir, "where keb keeps everything")
+	dir := config.DefaultDataDir
+	cmd.Flags().Var((*dirValue)(&dir), "data-dir", "where keb keeps everything")
+	return &dir
+}
+
+// dirValue is the value of a flag that names a directory: its absolute path.
+type dirValue string
+
+func (d *dirValue) String() string { return string(*d) }
+
+// Type is what the help calls it.
+func (d *dirValue) Type() string { return "string" }
+
+// Set implements pflag.Value.
+func (d *dirValue) Set(text string) error {
+	dir, err := filepath.Abs(text)
+	*d = dirValue(dir)
+	return err
+}
+
+// oneArg wants the one argument that a verb's usage names.
+func oneArg(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return errUsage(cmd, fmt.Sprintf("want one argument, got %d", len(args)))
+	}
+	return nil
 }
 
 // mustBeRoot explains what a verb needs privileges for.

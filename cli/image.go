@@ -27,7 +27,7 @@ func newImageImport() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE.tar",
 		Short: "Store the images of an archive (OCI layout or docker save; - reads standard input)",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArg,
 	}
 	dir := dataDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -83,7 +83,7 @@ func newImageList() *cobra.Command {
 }
 
 func newImagePull() *cobra.Command {
-	cmd := &cobra.Command{Use: "pull IMAGE", Short: "Fetch an image from its registry", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "pull IMAGE", Short: "Fetch an image from its registry", Args: oneArg}
 	dir := dataDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return withRuntime(cmd.Context(), *dir, func(r cri.Runtime) error {
@@ -99,7 +99,7 @@ func newImagePull() *cobra.Command {
 }
 
 func newImageRemove() *cobra.Command {
-	cmd := &cobra.Command{Use: "remove IMAGE", Short: "Remove an image from this node", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "remove IMAGE", Short: "Remove an image from this node", Args: oneArg}
 	dir := dataDirFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return withRuntime(cmd.Context(), *dir, func(r cri.Runtime) error {

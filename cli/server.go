@@ -43,7 +43,6 @@ func newServer() *cobra.Command {
 	f.StringVar(&c.IngressHTTP, "ingress-http", "", "address of the node for HTTP to Ingresses, or off (default :80)")
 	f.StringVar(&c.IngressHTTPS, "ingress-https", "", "address of the node for HTTPS to Ingresses, or off (default :443)")
 	f.StringVar(&c.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
-	cmd.MarkFlagsMutuallyExclusive("no-agent", "api-only")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		complete, err := configure(c, file)
 		if err != nil {

@@ -205,6 +205,9 @@ func (c Config) Validate() error {
 	default:
 		bad("logLevel", "%q is unknown; want debug, info, warn or error", c.LogLevel)
 	}
+	if c.APIOnly && c.NoAgent {
+		bad("apiOnly", "runs no node either; set only one of apiOnly and noAgent")
+	}
 	if info, err := os.Stat(c.DataDir); err == nil && !info.IsDir() {
 		bad("dataDir", "%s is no directory", c.DataDir)
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
