@@ -46,6 +46,7 @@ var ErrClosed = store.ErrClosed
 
 // Transport carries one user's requests to the API. Objects handed in are owned by the transport from then on; objects
 // returned are shared and must not be changed. Errors are API Status errors (k8s.io/apimachinery/pkg/api/errors).
+// A write returns once the shared copy, where there is one of its resource, shows it: who wrote reads what they wrote.
 type Transport interface {
 	// Snapshot and Watch read the shared copy. A remote transport mirrors only the resources it was told to;
 	// Mirrors says which.

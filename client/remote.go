@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -17,13 +16,13 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
@@ -37,12 +36,6 @@ const (
 	// maxAnswer bounds what is read of one answer, far above the largest object that the API takes.
 	maxAnswer = 16 << 20
 )
-
-// MirrorSpec names a resource that a Remote keeps a copy of, all of it or what a field selector picks.
-type MirrorSpec struct {
-	Resource      schema.GroupResource
-	FieldSelector string
-}
 
 // RemoteOptions say which server a Remote speaks to and as whom. Server, TLS and Table are required.
 type RemoteOptions struct {
@@ -62,25 +55,34 @@ type Remote struct {
 	http    *http.Client
 	codec   *protobuf.Serializer
 	memory  *store.Memory
-	mirrors map[string]bool
-	synced  map[string]chan struct{}
+	mirrors map[string]*mirror
 }
 
 var _ Transport = (*Remote)(nil)
 
-// NewRemote returns a transport; it connects when first used.
+// How long until a server that does not answer is given up: to shake hands, and, while a watch is quiet, to return a ping,
+// which is sent as often as client-go does.
+const (
+	handshakeTimeout = 10 * time.Second
+	pingAfter        = 30 * time.Second
+	pingTimeout      = 15 * time.Second
+)
+
+// NewRemote returns a transport; it connects when first used. It panics when a mirrored resource is not in the table, or its
+// selector is none: a programmer's mistake.
 func NewRemote(o RemoteOptions) *Remote {
 	r := &Remote{
-		o:       o,
-		http:    &http.Client{Transport: &http.Transport{TLSClientConfig: o.TLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64}},
+		o: o,
+		http: &http.Client{Transport: &http.Transport{
+			TLSClientConfig: o.TLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, TLSHandshakeTimeout: handshakeTimeout,
+			HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		}},
 		codec:   protobuf.NewSerializer(o.Table.Scheme(), o.Table.Scheme()),
 		memory:  store.NewMemory(0),
-		mirrors: map[string]bool{},
-		synced:  map[string]chan struct{}{},
+		mirrors: map[string]*mirror{},
 	}
-	for _, m := range o.Mirror {
-		r.mirrors[m.Resource.String()] = true
-		r.synced[m.Resource.String()] = make(chan struct{})
+	for _, spec := range o.Mirror {
+		r.mirrors[spec.Resource.String()] = newMirror(r, spec)
 	}
 	return r
 }
@@ -96,10 +98,10 @@ func (r *Remote) Run(ctx context.Context) error {
 	defer r.memory.Close()
 	defer r.http.CloseIdleConnections()
 	var g errgroup.Group
-	for _, m := range r.o.Mirror {
-		g.Go(func() error { r.mirror(ctx, m); return nil })
+	for _, m := range r.mirrors {
+		g.Go(func() error { m.run(ctx); return nil })
 	}
-	if len(r.o.Mirror) == 0 {
+	if len(r.mirrors) == 0 {
 		<-ctx.Done()
 	}
 	return g.Wait()
@@ -107,9 +109,9 @@ func (r *Remote) Run(ctx context.Context) error {
 
 // WaitSynced waits until every mirrored resource has been read once.
 func (r *Remote) WaitSynced(ctx context.Context) error {
-	for resource, done := range r.synced {
+	for resource, m := range r.mirrors {
 		select {
-		case <-done:
+		case <-m.synced:
 		case <-ctx.Done():
 			return fmt.Errorf("read %s from %s: %w", resource, r.o.Server, ctx.Err())
 		}
@@ -126,129 +128,7 @@ func (r *Remote) Watch(resource string, after int64) (*store.Watch, error) {
 }
 
 // Mirrors says whether the resource is mirrored.
-func (r *Remote) Mirrors(resource string) bool { return r.mirrors[resource] }
-
-// mirror watches one resource for ever, with back-off while the server cannot be reached.
-func (r *Remote) mirror(ctx context.Context, m MirrorSpec) {
-	delay := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
-	first := delay
-	for ctx.Err() == nil {
-		got, err := r.follow(ctx, m)
-		if ctx.Err() != nil {
-			return
-		}
-		if got {
-			delay = first
-		}
-		r.o.Logger.Debug("mirror starts again", "resource", m.Resource, "err", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay.Step()):
-		}
-	}
-}
-
-// initialEventsEnd marks the bookmark behind the events that make up the present state (KEP-3157).
-const initialEventsEnd = "k8s.io/initial-events-end"
-
-// follow runs one watch from the present state on, until it ends. got says whether the present state arrived.
-func (r *Remote) follow(ctx context.Context, m MirrorSpec) (got bool, err error) {
-	k := r.o.Table.Resource(m.Resource)
-	q := url.Values{
-		"watch": {"true"}, "sendInitialEvents": {"true"}, "allowWatchBookmarks": {"true"},
-		"resourceVersionMatch": {"NotOlderThan"}, "resourceVersion": {"0"},
-	}
-	if m.FieldSelector != "" {
-		q.Set("fieldSelector", m.FieldSelector)
-	}
-	req, err := r.request(ctx, http.MethodGet, r.path(k, "", "", "")+"?"+q.Encode(), "", nil)
-	if err != nil {
-		return false, err
-	}
-	req.Header.Set("Accept", protobufType+";stream=watch")
-	resp, err := r.http.Do(req)
-	if err != nil {
-		return false, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return false, readStatus(resp)
-	}
-	frames := protobuf.LengthDelimitedFramer.NewFrameReader(resp.Body)
-	defer frames.Close()
-	initial := map[store.Key]store.Object{}
-	buf := make([]byte, maxAnswer)
-	for {
-		n, err := frames.Read(buf)
-		if err != nil {
-			return got, err
-		}
-		typ, obj, err := r.event(buf[:n])
-		if err != nil {
-			return got, err
-		}
-		key := store.Key{Resource: m.Resource.String(), Namespace: obj.GetNamespace(), Name: obj.GetName()}
-		switch {
-		case typ == "BOOKMARK" && obj.GetAnnotations()[initialEventsEnd] == "true":
-			r.memory.Reset(m.Resource.String(), pairs(initial))
-			if !got && !closed(r.synced[m.Resource.String()]) {
-				close(r.synced[m.Resource.String()])
-			}
-			got, initial = true, nil
-		case typ == "BOOKMARK":
-		case !got:
-			initial[key] = obj
-		case typ == "DELETED":
-			r.memory.Mirror(store.Delete, key, obj, n)
-		default:
-			r.memory.Mirror(store.Put, key, obj, n)
-		}
-	}
-}
-
-func closed(c chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-func pairs(m map[store.Key]store.Object) iter.Seq2[store.Key, store.Object] {
-	return func(yield func(store.Key, store.Object) bool) {
-		for k, v := range m {
-			if !yield(k, v) {
-				return
-			}
-		}
-	}
-}
-
-// event decodes one frame of a watch.
-func (r *Remote) event(frame []byte) (string, Object, error) {
-	var e metav1.WatchEvent
-	var unknown runtime.Unknown
-	if err := unknown.Unmarshal(frame[min(len(frame), 4):]); err == nil && bytes.HasPrefix(frame, []byte("k8s\x00")) {
-		if err := e.Unmarshal(unknown.Raw); err != nil {
-			return "", nil, fmt.Errorf("decode watch event: %w", err)
-		}
-	} else if err := e.Unmarshal(frame); err != nil {
-		return "", nil, fmt.Errorf("decode watch event: %w", err)
-	}
-	out, _, err := r.codec.Decode(e.Object.Raw, nil, nil)
-	if err != nil {
-		return "", nil, fmt.Errorf("decode watch event: %w", err)
-	}
-	if status, ok := out.(*metav1.Status); ok {
-		return "", nil, &apierrors.StatusError{ErrStatus: *status}
-	}
-	obj, ok := out.(Object)
-	if !ok {
-		return "", nil, fmt.Errorf("decode watch event: %T has no metadata", out)
-	}
-	return e.Type, obj, nil
-}
+func (r *Remote) Mirrors(resource string) bool { return r.mirrors[resource] != nil }
 
 // path is the URL of a resource, object or subresource.
 func (r *Remote) path(k *kinds.Kind, namespace, name, subresource string) string {
@@ -364,7 +244,7 @@ func (r *Remote) Create(ctx context.Context, k *kinds.Kind, obj Object, opts met
 		return nil, err
 	}
 	q := query(opts.DryRun, opts.FieldManager, nil)
-	return r.call(ctx, http.MethodPost, r.path(k, obj.GetNamespace(), "", "")+q, protobufType, body)
+	return r.shown(ctx, k)(r.call(ctx, http.MethodPost, r.path(k, obj.GetNamespace(), "", "")+q, protobufType, body))
 }
 
 // Update replaces an object, or a subresource of it.
@@ -374,13 +254,13 @@ func (r *Remote) Update(ctx context.Context, k *kinds.Kind, subresource string, 
 		return nil, err
 	}
 	q := query(opts.DryRun, opts.FieldManager, nil)
-	return r.call(ctx, http.MethodPut, r.path(k, obj.GetNamespace(), obj.GetName(), subresource)+q, protobufType, body)
+	return r.shown(ctx, k)(r.call(ctx, http.MethodPut, r.path(k, obj.GetNamespace(), obj.GetName(), subresource)+q, protobufType, body))
 }
 
 // Patch patches an object, or a subresource of it.
 func (r *Remote) Patch(ctx context.Context, k *kinds.Kind, namespace, name, subresource string, pt types.PatchType, patch []byte, opts metav1.PatchOptions) (Object, error) {
 	q := query(opts.DryRun, opts.FieldManager, opts.Force)
-	return r.call(ctx, http.MethodPatch, r.path(k, namespace, name, subresource)+q, string(pt), patch)
+	return r.shown(ctx, k)(r.call(ctx, http.MethodPatch, r.path(k, namespace, name, subresource)+q, string(pt), patch))
 }
 
 // Delete deletes an object.
@@ -390,7 +270,11 @@ func (r *Remote) Delete(ctx context.Context, k *kinds.Kind, namespace, name stri
 	if err != nil {
 		return fmt.Errorf("encode delete options: %w", err)
 	}
-	_, err = r.call(ctx, http.MethodDelete, r.path(k, namespace, name, ""), jsonType, body)
+	ended := r.ended(ctx, k, namespace, name)
+	_, err = r.shown(ctx, k)(r.call(ctx, http.MethodDelete, r.path(k, namespace, name, ""), jsonType, body))
+	if err == nil && len(opts.DryRun) == 0 {
+		ended()
+	}
 	return err
 }
 
@@ -400,7 +284,12 @@ func (r *Remote) Post(ctx context.Context, k *kinds.Kind, namespace, name, subre
 	if err != nil {
 		return nil, err
 	}
-	return r.call(ctx, http.MethodPost, r.path(k, namespace, name, subresource), protobufType, data)
+	ended := r.ended(ctx, k, namespace, name)
+	out, err := r.call(ctx, http.MethodPost, r.path(k, namespace, name, subresource), protobufType, data)
+	if e, ok := body.(*policyv1.Eviction); ok && err == nil && (e.DeleteOptions == nil || len(e.DeleteOptions.DryRun) == 0) {
+		ended()
+	}
+	return out, err
 }
 
 // bindAtOnce is how many bindings are under way at a time.
@@ -414,7 +303,9 @@ func (r *Remote) Bind(ctx context.Context, bindings []*corev1.Binding) []error {
 	g.SetLimit(bindAtOnce)
 	for i, b := range bindings {
 		g.Go(func() error {
-			_, errs[i] = r.Post(ctx, k, b.Namespace, b.Name, "binding", b)
+			if _, errs[i] = r.Post(ctx, k, b.Namespace, b.Name, "binding", b); errs[i] == nil {
+				r.bound(ctx, k, b)
+			}
 			return nil
 		})
 	}
