@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -141,19 +142,25 @@ func assign(pod *corev1.Pod, b *corev1.Binding, now time.Time) (*corev1.Pod, err
 	case len(pod.Spec.SchedulingGates) > 0:
 		return nil, fmt.Errorf("pod %s has non-empty .spec.schedulingGates", pod.Name)
 	}
-	out := pod.DeepCopy()
+	out := store.Copy(pod).(*corev1.Pod)
 	out.Spec.NodeName = b.Target.Name
-	out.Annotations = merged(out.Annotations, b.Annotations)
+	out.Annotations = merged(pod.Annotations, b.Annotations)
+	out.Status.Conditions = slices.Clone(pod.Status.Conditions)
 	setCondition(out, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, now)
 	return out, nil
 }
 
-func merged(into, from map[string]string) map[string]string {
-	if into == nil {
-		return maps.Clone(from)
+// merged returns base with what over adds or replaces, changing neither.
+func merged(base, over map[string]string) map[string]string {
+	if len(over) == 0 {
+		return base
 	}
-	maps.Copy(into, from)
-	return into
+	out := maps.Clone(base)
+	if out == nil {
+		return maps.Clone(over)
+	}
+	maps.Copy(out, over)
+	return out
 }
 
 // setCondition sets a condition of a pod; its time moves only when its status does.

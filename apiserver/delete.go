@@ -179,7 +179,7 @@ func decideDelete(k *kinds.Kind, obj kinds.Object, o *metav1.DeleteOptions, now 
 		return decideDeleteAgain(k, obj, o, finalizers, moved, now)
 	}
 	grace := k.GraceOnDelete(obj, o)
-	marked := obj.DeepCopyObject().(kinds.Object)
+	marked := store.Copy(obj)
 	mark(marked, grace, now)
 	marked.SetFinalizers(finalizers)
 	return deletion{object: marked, remove: grace == 0 && len(finalizers) == 0}
@@ -193,7 +193,7 @@ func decideDeleteNow(obj kinds.Object, finalizers []string, moved bool, now time
 	if obj.GetDeletionTimestamp() != nil && !moved {
 		return deletion{}
 	}
-	marked := obj.DeepCopyObject().(kinds.Object)
+	marked := store.Copy(obj)
 	if obj.GetDeletionTimestamp() == nil {
 		mark(marked, 0, now)
 	}
@@ -217,7 +217,7 @@ func decideDeleteAgain(k *kinds.Kind, obj kinds.Object, o *metav1.DeleteOptions,
 	case grace >= was && !moved:
 		return deletion{}
 	}
-	marked := obj.DeepCopyObject().(kinds.Object)
+	marked := store.Copy(obj)
 	marked.SetFinalizers(finalizers)
 	if grace < was {
 		started := obj.GetDeletionTimestamp().Add(-time.Duration(was) * time.Second)

@@ -247,7 +247,7 @@ func (w *watcher) event(e *store.Event) error {
 // departed is the state of an object when it left a selection. The object's version must be that of the event, so that a
 // client can go on from it.
 func departed(e *store.Event) *store.Item {
-	obj := e.Prev.Object.DeepCopyObject().(store.Object)
+	obj := store.Copy(e.Prev.Object)
 	obj.SetResourceVersion(e.Item.Object.GetResourceVersion())
 	return &store.Item{Key: e.Item.Key, Object: obj, Created: e.Item.Created, Revision: e.Item.Revision}
 }

@@ -77,14 +77,18 @@ func (i *Item) size() int {
 // resourceVersion. It shares all else with last, which is as immutable as it is: deletions come in thousands, and stay in the
 // history for minutes.
 func Tombstone(last Object, revision int64) Object {
-	var gone Object
-	if _, free := last.(runtime.Unstructured); free {
-		gone = last.DeepCopyObject().(Object) // its metadata is a map
-	} else {
-		v := reflect.New(reflect.TypeOf(last).Elem())
-		v.Elem().Set(reflect.ValueOf(last).Elem())
-		gone = v.Interface().(Object)
-	}
+	gone := Copy(last)
 	gone.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return gone
+}
+
+// Copy returns an object whose fields can be set without changing obj. What its fields refer to is shared, and must not
+// be changed.
+func Copy(obj Object) Object {
+	if _, free := obj.(runtime.Unstructured); free {
+		return obj.DeepCopyObject().(Object) // its metadata is a map
+	}
+	v := reflect.New(reflect.TypeOf(obj).Elem())
+	v.Elem().Set(reflect.ValueOf(obj).Elem())
+	return v.Interface().(Object)
 }

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/value"
 
 	"github.com/kebernetes/kebernetes/kinds"
+	"github.com/kebernetes/kebernetes/store"
 )
 
 //go:generate go run ./genschema mergeschema.gob.gz
@@ -266,7 +267,7 @@ func (f *fieldsOfRow) convert(obj kinds.Object, from, to *kinds.Version, gvk sch
 		return obj, nil
 	}
 	if from == to {
-		out := shallowCopy(obj)
+		out := store.Copy(obj)
 		out.GetObjectKind().SetGroupVersionKind(gvk)
 		return out, nil
 	}
@@ -284,14 +285,6 @@ func (f *fieldsOfRow) convert(obj kinds.Object, from, to *kinds.Version, gvk sch
 	}
 	out.GetObjectKind().SetGroupVersionKind(gvk)
 	return out, nil
-}
-
-// shallowCopy copies an object, but not what it points to: enough to say its kind without changing the one that was given.
-func shallowCopy(obj kinds.Object) kinds.Object {
-	v := reflect.ValueOf(obj).Elem()
-	out := reflect.New(v.Type())
-	out.Elem().Set(v)
-	return out.Interface().(kinds.Object)
 }
 
 // Convert and ConvertFieldLabel belong to the interface; managed fields do not use them.
