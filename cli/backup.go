@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"fmt"
+	"errors"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -23,15 +23,14 @@ func newBackup() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		if err := daemon.Backup(*dir, f); err != nil {
-			os.Remove(args[0])
-			return err
+		err = daemon.Backup(*dir, f)
+		if err == nil {
+			err = f.Sync()
 		}
-		if err := f.Sync(); err != nil {
-			return fmt.Errorf("backup %s: %w", args[0], err)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return errors.Join(err, os.Remove(args[0]))
 		}
-		return f.Close()
+		return nil
 	}
 	return cmd
 }

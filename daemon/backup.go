@@ -18,7 +18,8 @@ import (
 	"github.com/kebernetes/kebernetes/store/local"
 )
 
-// A backup is a tar archive: the store's snapshot under this name, and the keys as they lie in the data directory.
+// A backup is a tar archive: the keys as they lie in the data directory, and last the store's snapshot under this name. The
+// snapshot knows its own end, so that a file that was cut short never passes for a whole one.
 const (
 	backupSnapshot = "store.snapshot"
 	pkiDir         = "pki"
@@ -47,9 +48,6 @@ func Backup(dataDir string, out io.Writer) error {
 		return fmt.Errorf("backup: %w", err)
 	}
 	t := tar.NewWriter(out)
-	if err := writeTar(t, backupSnapshot, snapshot.Bytes()); err != nil {
-		return err
-	}
 	err = filepath.WalkDir(filepath.Join(dataDir, pkiDir), func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
@@ -63,7 +61,13 @@ func Backup(dataDir string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("backup keys: %w", err)
 	}
-	return t.Close()
+	if err := writeTar(t, backupSnapshot, snapshot.Bytes()); err != nil {
+		return err
+	}
+	if err := t.Close(); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
 }
 
 func writeTar(t *tar.Writer, name string, data []byte) error {
@@ -96,7 +100,7 @@ func Restore(dataDir string, in io.Reader) error {
 }
 
 func unpackBackup(dataDir string, t *tar.Reader) error {
-	restored := false
+	restored, keys := false, 0
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
@@ -116,12 +120,16 @@ func unpackBackup(dataDir string, t *tar.Reader) error {
 			if err := restoreKey(filepath.Join(dataDir, pkiDir, name), t); err != nil {
 				return err
 			}
+			keys++
 		default:
 			return fmt.Errorf("%q does not belong in a backup", h.Name)
 		}
 	}
-	if !restored {
-		return errors.New("the file holds no store")
+	switch {
+	case !restored:
+		return errors.New("the file holds no store: it is no backup, or was cut short")
+	case keys == 0:
+		return errors.New("the file holds no keys: it is no whole backup")
 	}
 	return nil
 }
@@ -137,5 +145,10 @@ func restoreKey(path string, r io.Reader) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(path, data, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
 }
