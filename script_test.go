@@ -114,9 +114,12 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	var out []byte
 	for end := time.Now().Add(patience); time.Now().Before(end); {
-		cmd := exec.Command(args[1], args[2:]...)
+		cmd := exec.Command("env", args[1:]...) // env, as the PATH to search is the script's
 		cmd.Dir = ts.MkAbs(".")
-		cmd.Env = append(os.Environ(), "KUBECONFIG="+ts.Getenv("KUBECONFIG"), "PATH="+ts.Getenv("PATH"), "HOME="+ts.Getenv("HOME"))
+		cmd.Env = os.Environ()
+		for _, name := range []string{"PATH", "HOME", "KUBECONFIG", "KEB_DATA_DIR"} {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		}
 		out, err = cmd.Output()
 		if err == nil && want.Match(bytes.TrimSpace(out)) {
 			return

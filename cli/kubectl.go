@@ -37,15 +37,16 @@ func execKubectl(args []string) error {
 	if err := bundle.Unpack(dir, bundle.Kubectl); err != nil {
 		return err
 	}
-	env := os.Environ()
 	if os.Getenv("KUBECONFIG") == "" && !hasFlag(args, "--kubeconfig") {
 		file := daemon.AdminKubeconfig(dataDir())
 		if _, err := os.Stat(file); err == nil {
-			env = append(env, "KUBECONFIG="+file)
+			if err := os.Setenv("KUBECONFIG", file); err != nil {
+				return err
+			}
 		}
 	}
 	path := filepath.Join(dir, bundle.Kubectl)
-	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, append([]string{"kubectl"}, args...), env))
+	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, append([]string{"kubectl"}, args...), os.Environ()))
 }
 
 func dataDir() string {
