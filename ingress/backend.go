@@ -31,6 +31,7 @@ const (
 var (
 	errNoEndpoint  = errors.New("the service has no ready endpoint")
 	errUnsupported = errors.New("the backend is not supported")
+	errTakenBack   = errors.New("the body goes to another endpoint")
 )
 
 // backendKey names one port of a Service, by number or by name.
@@ -207,8 +208,8 @@ func newBackend(t *transports, proxy httputil.ReverseProxy) *backend {
 	return b
 }
 
-// RoundTrip sends a request to one endpoint after the other, by turns, until one can be connected to. The request, which is the
-// proxy's own, is changed.
+// RoundTrip sends a request to an endpoint, by turns, and to the next while nothing of it got through. The request, which is
+// the proxy's own, is changed.
 func (b *backend) RoundTrip(req *http.Request) (*http.Response, error) {
 	body := req.Body
 	turn := b.turn.Add(1)
@@ -217,15 +218,24 @@ func (b *backend) RoundTrip(req *http.Request) (*http.Response, error) {
 		if e == nil {
 			return nil, errNoEndpoint
 		}
+		var kept *keptOpen
 		if body != nil && body != http.NoBody {
-			req.Body = keptOpen{body}
+			kept = &keptOpen{Reader: body}
+			req.Body = kept
 		}
 		resp, err := b.transports.send(req, e.host, p.protocol)
 		e.peer.answered()
-		if err == nil || !isConnectError(err) || req.Context().Err() != nil {
+		if err == nil || req.Context().Err() != nil {
 			return resp, err
 		}
-		e.peer.rests.Store(time.Now().Add(restTime).UnixNano())
+		if isConnectError(err) {
+			e.peer.rests.Store(time.Now().Add(restTime).UnixNano())
+		} else if kept == nil {
+			return nil, err // the endpoint may be at work on it; what is safe to repeat the transport has repeated
+		}
+		if kept != nil && !kept.takeBack() {
+			return nil, err
+		}
 		if attempt == min(maxAttempts, len(p.endpoints)) {
 			return nil, err
 		}
@@ -268,10 +278,32 @@ func (p *peer) resting() bool {
 	return false
 }
 
-// keptOpen lets a request's body survive an attempt that did not read it: the transport closes the body of each. The proxy closes it.
-type keptOpen struct{ io.Reader }
+// keptOpen lets a request's body survive an attempt that did not read it, as when the connection to reuse was closed meanwhile: the
+// transport closes the body of each. The proxy closes it in the end.
+type keptOpen struct {
+	io.Reader
+	state atomic.Int32 // one of the below
+}
 
-func (keptOpen) Close() error { return nil }
+const (
+	bodyUntouched int32 = iota
+	bodyRead            // and so can be sent only once
+	bodyTakenBack       // for another attempt: a transport that is late gets nothing
+)
+
+// Read reads the body.
+func (k *keptOpen) Read(p []byte) (int, error) {
+	if k.state.CompareAndSwap(bodyUntouched, bodyRead) || k.state.Load() == bodyRead {
+		return k.Reader.Read(p)
+	}
+	return 0, errTakenBack
+}
+
+// takeBack says whether the body is whole, and then ends the attempt's reading of it.
+func (k *keptOpen) takeBack() bool { return k.state.CompareAndSwap(bodyUntouched, bodyTakenBack) }
+
+// Close leaves the body open.
+func (k *keptOpen) Close() error { return nil }
 
 // isConnectError says that nothing of a request was sent, as no connection came to be.
 func isConnectError(err error) bool {

@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -69,6 +71,7 @@ func BenchmarkRequests(b *testing.B) {
 	b.Run("bare", func(b *testing.B) { hammer(b, pods[0]) })
 	b.Run("ingress", func(b *testing.B) { hammer(b, plain) })
 	b.Run("ingress-tls-h2", func(b *testing.B) {
+		defer perRequest(b)()
 		c := browser(b, encrypted)
 		b.SetParallelism(32)
 		b.ReportAllocs()
@@ -83,12 +86,12 @@ func BenchmarkRequests(b *testing.B) {
 				resp.Body.Close()
 			}
 		})
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
 	})
 }
 
 // hammer asks one server over as many connections as there are goroutines, with a client that costs next to nothing.
 func hammer(b *testing.B, at string) {
+	defer perRequest(b)()
 	b.SetParallelism(32)
 	b.ReportAllocs()
 	b.RunParallel(func(p *testing.PB) {
@@ -107,7 +110,23 @@ func hammer(b *testing.B, at string) {
 			}
 		}
 	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
+}
+
+// perRequest reports, when what it returns is called, what the requests took: of time, and of processors, which counts where
+// others use the machine too.
+func perRequest(b *testing.B) func() {
+	used := func() time.Duration {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	before := used()
+	return func() {
+		b.ReportMetric(float64(used()-before)/1e3/float64(b.N), "cpu-µs/request")
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "requests/s")
+	}
 }
 
 func readAnswer(r *bufio.Reader) error {

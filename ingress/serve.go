@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -39,14 +40,24 @@ type entrance struct {
 
 // run serves until ctx is done. Requests see requests as their context.
 func (e *entrance) run(ctx, requests context.Context) {
-	socket := e.listen(ctx)
-	if socket == nil {
-		return
+	announce := sync.OnceFunc(func() { close(e.bound) })
+	for ctx.Err() == nil {
+		socket := e.listen(ctx)
+		if socket == nil {
+			return
+		}
+		e.addr = socket.Addr()
+		e.server.logger.Info("ingress serves", "address", e.addr.String(), "tls", e.encrypted)
+		announce()
+		if err := e.serve(ctx, requests, socket); err != nil {
+			e.server.logger.Error("ingress stopped serving and starts anew", "address", e.address, "error", err)
+		}
 	}
-	e.addr = socket.Addr()
-	close(e.bound)
+}
+
+// serve serves on a socket until ctx is done or the socket fails.
+func (e *entrance) serve(ctx, requests context.Context, socket net.Listener) error {
 	s := e.server
-	s.logger.Info("ingress serves", "address", e.addr.String(), "tls", e.encrypted)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(e.encrypted)
@@ -72,8 +83,7 @@ func (e *entrance) run(ctx, requests context.Context) {
 	}()
 	select {
 	case err := <-done:
-		s.logger.Error("ingress stopped serving", "address", e.address, "error", err)
-		return
+		return err
 	case <-ctx.Done():
 	}
 	end, cancel := context.WithTimeout(requests, shutdownTimeout)
@@ -82,6 +92,7 @@ func (e *entrance) run(ctx, requests context.Context) {
 		server.Close()
 	}
 	<-done
+	return nil
 }
 
 // listen opens the socket. While the address is taken, which is no reason for the node to do nothing else, it tries again.

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
 	"strings"
 	"sync"
@@ -606,3 +607,47 @@ func (b *syncBuffer) String() string {
 	defer b.mu.Unlock()
 	return b.buf.String()
 }
+
+// A connection that is there to be reused may be gone by the time that a request is written to it: one whose body was not
+// touched goes elsewhere, one whose body was is not sent twice.
+func TestRepeatsOnlyWhatIsWhole(t *testing.T) {
+	for _, touched := range []bool{false, true} {
+		b := newBackend(newTransports(), httputil.ReverseProxy{})
+		at := netip.MustParseAddrPort(endpointOf(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
+		p := &peer{idle: make(chan struct{}, 1)}
+		b.pool.Store(&pool{addresses: []address{{at, false}, {at, false}}, endpoints: []endpoint{{at.String(), p}, {at.String(), p}}})
+		attempts := 0
+		b.transports.plain.RegisterProtocol("http", roundTripper(func(r *http.Request) (*http.Response, error) {
+			if attempts++; attempts == 1 {
+				if touched {
+					r.Body.Read(make([]byte, 1))
+				}
+				r.Body.Close()
+				return nil, errors.New("connection is gone")
+			}
+			return http.DefaultTransport.RoundTrip(r)
+		}))
+		req := httptest.NewRequest("POST", "http://a.example/", strings.NewReader("body"))
+		req.RequestURI = ""
+		resp, err := b.RoundTrip(req)
+		switch {
+		case touched && (err == nil || attempts != 1):
+			t.Errorf("a body that was read was sent again: %d attempts, %v", attempts, err)
+		case !touched && err != nil:
+			t.Error(err)
+		case !touched:
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if string(body) != "body" {
+				t.Errorf("got %q", body)
+			}
+		}
+		if n := p.asked.Load(); n != 0 {
+			t.Errorf("%d requests are still counted", n)
+		}
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

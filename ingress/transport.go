@@ -12,9 +12,9 @@ import (
 const (
 	// connectTimeout is how long an endpoint may take to accept a connection. Endpoints are in the same network.
 	connectTimeout = 2 * time.Second
-	// backendIdle is how long an unused connection to an endpoint is kept: less than most servers keep theirs (nginx and
-	// Apache Tomcat: 75 and 60 seconds), so that few are closed under a request's nose.
-	backendIdle = 55 * time.Second
+	// backendIdle is how long an unused connection to an endpoint is kept: less than servers keep theirs (Node.js and Apache httpd 5
+	// seconds, most others more), so that none is closed under a request's nose. A new one costs next to nothing.
+	backendIdle = 4 * time.Second
 	// idlePerEndpoint and idleInAll bound the unused connections that are kept.
 	idlePerEndpoint = 512
 	idleInAll       = 8192
