@@ -23,13 +23,13 @@ func takeLock(dataDir string) (*lock, error) {
 	if err := os.MkdirAll(dataDir, 0o711); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	f, err := os.OpenFile(lockPath(dataDir), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(lockPath(dataDir), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, wholeFile()); err != nil {
 		defer f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, unix.EAGAIN) {
 			return nil, fmt.Errorf("data directory %s is in use by process %d; stop it or choose another --data-dir", dataDir, readPID(f))
 		}
 		return nil, fmt.Errorf("lock data directory %s: %w", dataDir, err)
@@ -44,6 +44,10 @@ func takeLock(dataDir string) (*lock, error) {
 }
 
 func (l *lock) release() { l.file.Close() }
+
+// wholeFile is the lock itself. It belongs to the open file, and unlike one of flock can be asked for without being taken:
+// whoever looks is never in the way of a server that starts.
+func wholeFile() *unix.Flock_t { return &unix.Flock_t{Type: unix.F_WRLCK} }
 
 func readPID(f *os.File) int {
 	buf := make([]byte, 16)
@@ -62,7 +66,11 @@ func Holder(dataDir string) (int, error) {
 		return 0, fmt.Errorf("look at data directory: %w", err)
 	}
 	defer f.Close()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB); err == nil {
+	held := wholeFile()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, held); err != nil {
+		return 0, fmt.Errorf("look at data directory: %w", err)
+	}
+	if held.Type == unix.F_UNLCK {
 		return 0, nil
 	}
 	return readPID(f), nil
