@@ -120,6 +120,7 @@ func (r *nodes) reconcile(ctx context.Context, key controller.Key) (time.Duratio
 	now := time.Now()
 	conditions, again := planConditions(node, last, now)
 	if !apiequality.Semantic.DeepEqual(conditions, node.Status.Conditions) {
+		// At the revision that was judged: should the node post its status meanwhile, it is not silent.
 		update := node.DeepCopy()
 		update.Status.Conditions = conditions
 		was := nodeReady(node)
@@ -180,8 +181,10 @@ func (r *nodes) markPods(ctx context.Context, node *corev1.Node) error {
 		update := pod.DeepCopy()
 		c := controller.PodCondition(update, corev1.PodReady)
 		c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.Now()
-		r.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
-		_, err := client.UpdateStatus(ctx, r.client, update)
+		err := patchPodStatus(ctx, r.client, pod, update)
+		if err == nil {
+			r.events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+		}
 		return err
 	}) {
 		if !apierrors.IsNotFound(err) {
@@ -230,6 +233,7 @@ func (r *nodes) writeTaints(ctx context.Context, node *corev1.Node, evict bool) 
 	if apiequality.Semantic.DeepEqual(taints, node.Spec.Taints) && len(labels) == 0 {
 		return nil
 	}
+	// At the revision that was read: the list of taints is written whole, and others write it too.
 	update := node.DeepCopy()
 	update.Spec.Taints = taints
 	for k, v := range labels {
