@@ -22,6 +22,8 @@ const (
 	callTimeout    = 2 * time.Minute
 	sandboxTimeout = 2 * callTimeout
 	maxMessage     = 16 << 20
+	// unavailableRetry is how soon a runtime that is coming up is asked again.
+	unavailableRetry = 10 * time.Millisecond
 )
 
 // connection makes the calls over gRPC.
@@ -61,6 +63,9 @@ func IsNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
 // IsUnimplemented says that the runtime does not know the call.
 func IsUnimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
+
+// IsUnavailable says that the runtime did not answer: it starts, or is gone.
+func IsUnavailable(err error) bool { return status.Code(err) == codes.Unavailable }
 
 // IsDeadline says that a call, or the command of an ExecSync, took longer than it may.
 func IsDeadline(err error) bool {
@@ -296,7 +301,18 @@ func (c *connection) ListPodSandboxStats(ctx context.Context, filter *rt.PodSand
 func (c *connection) Version(ctx context.Context) (*rt.VersionResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return c.runtime.Version(ctx, &rt.VersionRequest{Version: "v1"}, grpc.WaitForReady(true))
+	for {
+		v, err := c.runtime.Version(ctx, &rt.VersionRequest{Version: "v1"}, grpc.WaitForReady(true))
+		if !IsUnavailable(err) {
+			return v, err
+		}
+		// It listens, but still recovers its containers, or went away meanwhile.
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(unavailableRetry):
+		}
+	}
 }
 
 func (c *connection) Status(ctx context.Context) (*rt.StatusResponse, error) {

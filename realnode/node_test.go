@@ -38,6 +38,9 @@ func TestMain(m *testing.M) {
 	case "janitor":
 		// Standard input ends with the test or with its process, whatever ends that.
 		_, _ = io.Copy(io.Discard, os.Stdin)
+		if _, err := os.Stat(os.Args[1]); err != nil {
+			os.Exit(0)
+		}
 		os.Exit(cli.Main([]string{"reset", "--yes", "--data-dir", os.Args[1]}))
 	}
 	os.Exit(m.Run())
@@ -156,6 +159,9 @@ func (n *node) start(t *testing.T, cmd *exec.Cmd) *process {
 	}
 	go func() {
 		p.err = cmd.Wait()
+		if w, ok := cmd.Stdout.(*io.PipeWriter); ok {
+			w.Close()
+		}
 		close(p.ended)
 	}()
 	return p
@@ -248,7 +254,7 @@ func (n *node) apply(t *testing.T, manifest string) {
 // sh runs a shell command in a pod's container and returns what it prints; it must succeed.
 func (n *node) sh(t *testing.T, pod, script string, flags ...string) string {
 	t.Helper()
-	return n.kubectl(t, slices.Concat([]string{"exec", pod}, flags, []string{"--", "sh", "-c", script})...)
+	return n.kubectl(t, slices.Concat([]string{"exec", "-q", pod}, flags, []string{"--", "sh", "-c", script})...)
 }
 
 // get reads an object.

@@ -6,6 +6,7 @@ import (
 
 // TestNode runs one node through its life. The parts share it, for each start costs.
 func TestNode(t *testing.T) {
+	before := groups(t)
 	n := newNode(t)
 	t.Logf("ready after %s", n.serve(t))
 	n.importImage(t)
@@ -14,11 +15,16 @@ func TestNode(t *testing.T) {
 	}
 	part("services", testServices)
 	part("rollout", testRollout)
+	part("ingress", testIngress)
 	t.Run("pods", func(t *testing.T) {
 		for name, f := range map[string]func(*testing.T, *node){
-			"files": testFiles, "identity": testIdentity, "order": testOrder, "probes": testProbes, "faults": testFaults, "crash loop": testCrashLoop,
+			"files": testFiles, "identity": testIdentity, "order": testOrder, "probes": testProbes, "faults": testFaults, "crash loop": testCrashLoop, "streams": testStreams, "logs": testLogs,
 		} {
 			t.Run(name, func(t *testing.T) { f(t, n) })
 		}
 	})
+	part("killed", testKilled)
+	part("adoption", testAdoption)
+	part("runtime killed", testRuntimeKilled)
+	t.Run("reset", func(t *testing.T) { testReset(t, n, before) })
 }

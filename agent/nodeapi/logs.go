@@ -146,7 +146,7 @@ func (a *API) copyLog(ctx context.Context, status *rt.ContainerStatus, o logOpti
 			file, lines = next, newLineReader(next)
 			continue
 		}
-		if ended, err = a.awaitLog(ctx, watch, status.Id); err != nil {
+		if ended, err = a.awaitLog(ctx, watch, path, status.Id); err != nil {
 			return err
 		}
 	}
@@ -155,18 +155,24 @@ func (a *API) copyLog(ctx context.Context, status *rt.ContainerStatus, o logOpti
 // endedCheck is how often a silent log is checked for its container's end: the write events of the log itself come at once.
 const endedCheck = time.Second
 
-// awaitLog waits until the log's directory changes or the container has ended.
-func (a *API) awaitLog(ctx context.Context, watch *fsnotify.Watcher, id string) (ended bool, err error) {
+// awaitLog waits until the log changes or the container has ended. Its directory also holds the logs of the container's other
+// runs: a busy successor must not hide that this one has ended.
+func (a *API) awaitLog(ctx context.Context, watch *fsnotify.Watcher, path, id string) (ended bool, err error) {
 	timer := time.NewTimer(endedCheck)
 	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false, ctx.Err()
-	case err := <-watch.Errors:
-		return false, err
-	case <-watch.Events:
-		return false, nil
-	case <-timer.C:
+	for waiting := true; waiting; {
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case err := <-watch.Errors:
+			return false, err
+		case e := <-watch.Events:
+			if e.Name == path {
+				return false, nil
+			}
+		case <-timer.C:
+			waiting = false
+		}
 	}
 	status, err := a.Runtime.ContainerStatus(ctx, id)
 	if err != nil {
