@@ -30,11 +30,12 @@ type Pool struct {
 	cursor *store.Watch
 	ips    map[netip.Addr]int // how many Services and writes hold it
 	ports  map[int32]int
+	claims map[*claim]struct{} // of the writes under way
 }
 
 // New returns the pool of a range of cluster IPs, and of the node ports from the first to the last.
 func New(r store.Reader, cidr netip.Prefix, ports [2]int32) *Pool {
-	return &Pool{reader: r, cidr: cidr.Masked(), first: ports[0], last: ports[1]}
+	return &Pool{reader: r, cidr: cidr.Masked(), first: ports[0], last: ports[1], claims: map[*claim]struct{}{}}
 }
 
 const servicesResource = "services"
@@ -85,12 +86,14 @@ func (a *Pool) assign(s, old *corev1.Service, dry bool) (func(), error) {
 		c.undo()
 		return nothing, nil
 	}
+	a.claims[c] = struct{}{}
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		// The feed must have counted a stored Service before the write lets go, or the address would be free in between.
 		if err := a.catchUp(); err == nil {
 			c.undo()
+			delete(a.claims, c)
 		}
 	}, nil
 }
@@ -165,6 +168,9 @@ func (a *Pool) catchUp() error {
 	for item := range snap.List(servicesResource, "") {
 		a.count(item.Object.(*corev1.Service), 1)
 	}
+	for c := range a.claims {
+		c.hold(1)
+	}
 	return nil
 }
 
@@ -176,12 +182,15 @@ type claim struct {
 	ports []int32
 }
 
-func (c *claim) undo() {
+func (c *claim) undo() { c.hold(-1) }
+
+// hold counts what the write takes, or with -1 no longer does.
+func (c *claim) hold(by int) {
 	if c.ip.IsValid() {
-		bump(c.a.ips, c.ip, -1)
+		bump(c.a.ips, c.ip, by)
 	}
 	for _, p := range c.ports {
-		bump(c.a.ports, p, -1)
+		bump(c.a.ports, p, by)
 	}
 }
 

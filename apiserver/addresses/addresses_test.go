@@ -93,6 +93,28 @@ func TestGivenAddresses(t *testing.T) {
 	c.make(service("e", "10.0.0.9", corev1.ServiceTypeClusterIP))
 }
 
+// TestHeldAcrossLostEvents: a write under way keeps what it took when the pool must read all Services anew.
+func TestHeldAcrossLostEvents(t *testing.T) {
+	c := newCluster(t, "10.0.0.0/24", [2]int32{30000, 30100})
+	a := service("a", "10.0.0.9", corev1.ServiceTypeClusterIP)
+	release, err := c.pool.Create(c.kind, a, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lose := func() {
+		c.store(service("other", "10.0.0.7", corev1.ServiceTypeClusterIP), nil)
+		c.memory.Compact(c.memory.Snapshot().Revision())
+	}
+	lose()
+	c.refused(service("b", "10.0.0.9", corev1.ServiceTypeClusterIP), "provided IP is already allocated")
+	c.store(a, nil)
+	lose()
+	release()
+	c.refused(service("b", "10.0.0.9", corev1.ServiceTypeClusterIP), "provided IP is already allocated")
+	c.store(nil, a)
+	c.make(service("b", "10.0.0.9", corev1.ServiceTypeClusterIP))
+}
+
 // TestHeldUntilStored: an address is taken from the moment it is given, and free again when the write failed.
 func TestHeldUntilStored(t *testing.T) {
 	c := newCluster(t, "10.0.0.0/24", [2]int32{30000, 30100})
