@@ -76,11 +76,7 @@ func (s *Server) delete(ctx context.Context, w *write, o *metav1.DeleteOptions) 
 		}
 		opts := o.DeepCopy()
 		if !admitted {
-			ar := w.admissionRequest(admission.Delete, nil, item.Object)
-			if err := s.Admission.Mutate(ctx, ar); err != nil {
-				return nil, false, err
-			}
-			if err := s.Admission.Validate(ctx, ar); err != nil {
+			if err := s.admitDelete(ctx, w, item); err != nil {
 				return nil, false, err
 			}
 			admitted = true
@@ -96,19 +92,37 @@ func (s *Server) delete(ctx context.Context, w *write, o *metav1.DeleteOptions) 
 	}
 }
 
+// admitDelete lets admission look at a deletion.
+func (s *Server) admitDelete(ctx context.Context, w *write, item *store.Item) error {
+	ar := w.admissionRequest(admission.Delete, nil, item.Object)
+	if err := s.Admission.Mutate(ctx, ar); err != nil {
+		return err
+	}
+	return s.Admission.Validate(ctx, ar)
+}
+
 func (s *Server) deleteOnce(ctx context.Context, w *write, item *store.Item, o *metav1.DeleteOptions) (out *store.Item, gone, again bool, err error) {
 	if err := preconditions(w.kind, item.Object, o.Preconditions); err != nil {
 		return nil, false, false, err
 	}
 	d := decideDelete(w.kind, item.Object, o, s.now())
+	var results []store.Result
+	if writes := d.writes(item); !w.dryRun && len(writes) > 0 {
+		results = s.Store.Commit(ctx, writes...)
+	}
+	return d.outcome(w, item, results)
+}
+
+// outcome is what became of a deletion, given the results of its writes; none when nothing was to be written. again is
+// true when another write came first.
+func (d deletion) outcome(w *write, item *store.Item, results []store.Result) (out *store.Item, gone, again bool, err error) {
 	final := item
 	if d.object != nil {
 		final = &store.Item{Key: item.Key, Object: d.object, Created: item.Created, Revision: item.Revision}
 	}
-	if w.dryRun || (d.object == nil && !d.remove) {
+	if len(results) == 0 {
 		return final, d.remove, false, nil
 	}
-	results := s.Store.Commit(ctx, d.writes(item)...)
 	last := results[len(results)-1]
 	switch {
 	case results[0].Err == nil && last.Err == nil:
