@@ -86,7 +86,7 @@ func patchChange(p *wire.Patch, w *write) change {
 	fm := wire.NewForm(w.kind, w.served, wire.JSON)
 	wanted := w.gvkOf()
 	return func(current *store.Item) (kinds.Object, error) {
-		bare, err := fm.Bare(current)
+		bare, err := fm.Passing(current)
 		if err != nil {
 			return nil, err
 		}

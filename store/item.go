@@ -53,6 +53,9 @@ func (i *Item) Encoding(key uint8, encode func() ([]byte, error)) ([]byte, error
 	}
 }
 
+// Cached returns the bytes that Encoding keeps under key, if it does.
+func (i *Item) Cached(key uint8) ([]byte, bool) { return cached(i.encodings.Load(), key) }
+
 func cached(list *[]encoding, key uint8) ([]byte, bool) {
 	if list == nil {
 		return nil, false

@@ -61,6 +61,14 @@ func (fm *Form) Bare(item *store.Item) ([]byte, error) {
 	return item.Encoding(fm.cacheKey, func() ([]byte, error) { return fm.encode(item.Object) })
 }
 
+// Passing is the encoding of an item that is about to be replaced. It is not kept: nobody may ask for it again.
+func (fm *Form) Passing(item *store.Item) ([]byte, error) {
+	if b, ok := item.Cached(fm.cacheKey); ok {
+		return b, nil
+	}
+	return fm.encode(item.Object)
+}
+
 // encode encodes an object of the storage type, bare.
 func (fm *Form) encode(obj store.Object) ([]byte, error) {
 	if fm.version.FromStorage != nil {
