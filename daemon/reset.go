@@ -23,6 +23,14 @@ const resetGrace = 20 * time.Second
 // Reset stops what runs on a data directory and removes all that it left on this machine: containers, mounts, links, rules,
 // cgroups and the directory itself. It may be repeated; what is gone is no error.
 func Reset(dataDir string, log *slog.Logger) error {
+	// The kernel shows mounts and executables by paths without links.
+	real, err := filepath.EvalSymlinks(dataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		real, err = dataDir, nil
+	}
+	if err != nil {
+		return fmt.Errorf("find data directory: %w", err)
+	}
 	if err := stopHolder(dataDir, resetGrace); err != nil {
 		return err
 	}
@@ -33,12 +41,12 @@ func Reset(dataDir string, log *slog.Logger) error {
 		do   func() error
 	}{
 		{"containers", func() error { return killCgroup(root) }},
-		{"runtime", func() error { return killExecutables(filepath.Join(dataDir, "bin")) }},
-		{"mounts", func() error { return unmountBelow(dataDir) }},
+		{"runtime", func() error { return killExecutables(filepath.Join(real, "bin")) }},
+		{"mounts", func() error { return unmountBelow(real) }},
 		{"network", func() error { return resetNetwork(dataDir) }},
 		{"cgroups", func() error { return removeCgroup(root) }},
 		{"sockets", func() error { return removeSockets(sockets) }},
-		{"files", func() error { return os.RemoveAll(dataDir) }},
+		{"files", func() error { return removeFiles(real, dataDir) }},
 	}
 	var errs []error
 	for _, s := range steps {
@@ -49,6 +57,39 @@ func Reset(dataDir string, log *slog.Logger) error {
 		log.Debug("removed", "what", s.name)
 	}
 	return errors.Join(errs...)
+}
+
+// removeFiles removes the data directory, and what leads to it when that is a link. Where something is still mounted below, it
+// removes nothing: a volume may be a directory of the machine's own.
+func removeFiles(real, dataDir string) error {
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(real))
+	if err != nil {
+		return err
+	}
+	// The directory may be the root of a file system of its own, which is emptied and stays.
+	left = slices.DeleteFunc(left, func(m *mountinfo.Info) bool { return m.Mountpoint == real })
+	if len(left) > 0 {
+		return fmt.Errorf("%s is still mounted", left[0].Mountpoint)
+	}
+	entries, err := os.ReadDir(real)
+	if err != nil {
+		return ignoreMissing(err)
+	}
+	var errs []error
+	for _, e := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(real, e.Name())))
+	}
+	if err := os.Remove(real); !errors.Is(err, unix.EBUSY) {
+		errs = append(errs, ignoreMissing(err), ignoreMissing(os.Remove(dataDir)))
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // cgroupMounts are the roots of all cgroup hierarchies: one per controller in version 1, one in version 2.
@@ -175,7 +216,7 @@ func killExecutables(dir string) error {
 	return nil
 }
 
-// unmountBelow detaches every mount in dir, the newest first.
+// unmountBelow detaches every mount in dir, the newest first. dir itself is not ours to unmount.
 func unmountBelow(dir string) error {
 	mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 	if err != nil {
@@ -183,6 +224,9 @@ func unmountBelow(dir string) error {
 	}
 	var errs []error
 	for _, m := range slices.Backward(mounts) {
+		if m.Mountpoint == dir {
+			continue
+		}
 		if err := unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) {
 			errs = append(errs, fmt.Errorf("%s: %w", m.Mountpoint, err))
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -40,8 +41,13 @@ func (Kernel) IsMount(path string) (bool, error) {
 	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
-// Below reads /proc/self/mountinfo.
+// Below reads /proc/self/mountinfo, where the kernel shows paths without links: dir is looked up as it shows it. A mount that
+// was missed here would have its contents deleted.
 func (Kernel) Below(dir string) ([]string, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err

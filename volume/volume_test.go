@@ -360,6 +360,34 @@ func TestSubPathStaysInside(t *testing.T) {
 	}
 }
 
+// The kernel lists mounts by paths without links: one below a link must be found all the same, or what is behind it would be deleted.
+func TestUnmountBelowALink(t *testing.T) {
+	real := newMounter(t, &cluster{})
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.MkdirAll(real.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(real.Dir, link); err != nil {
+		t.Fatal(err)
+	}
+	o := real.Options
+	o.Dir = link
+	m := New(o)
+	root := t.TempDir()
+	if err := os.WriteFile(filepath.Join(root, "x"), []byte("y"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.SubPath("uid-1", "v", "c", 0, root, ".", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Unmount(t.Context(), "uid-1"); err != nil {
+		t.Fatal(err)
+	}
+	if read(t, root, "x") != "y" {
+		t.Error("unmounting deleted what was behind the mount")
+	}
+}
+
 func TestUnmountAfterACrash(t *testing.T) {
 	c := &cluster{secrets: map[string]*corev1.Secret{"s": {Data: map[string][]byte{"k": []byte("v")}}}}
 	m := newMounter(t, c)
