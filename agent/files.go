@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -92,20 +93,20 @@ func (a *Agent) lastWords(s *rt.ContainerStatus, known spec.Remembered) string {
 	return s.Message
 }
 
-// head reads the beginning of a file that a container could write: nothing but a regular file is opened.
+// head reads the beginning of a file that a container could write: nothing but a regular file is read, and no link followed.
 func head(path string, most int64) (string, error) {
-	info, err := os.Lstat(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // without waiting for a pipe's other end
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
 	if err != nil {
 		return "", err
 	}
 	if !info.Mode().IsRegular() {
 		return "", fmt.Errorf("%s is no regular file", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, most))
 	return string(data), err
 }

@@ -106,6 +106,11 @@ func (a *Agent) event(e *rt.ContainerEventResponse) {
 // relist compares what workers believe with what the runtime has.
 func (a *Agent) relist(ctx context.Context) {
 	mine := map[string]string{spec.NodeLabel: a.NodeName}
+	// What is started while the runtime is asked may be missing from its answer: only what was there before can be lost.
+	before := map[string]bool{}
+	for _, w := range a.all() {
+		w.held(before)
+	}
 	containers, err := a.Runtime.ListContainers(ctx, &rt.ContainerFilter{LabelSelector: mine})
 	if err != nil {
 		return // the runtime is away; the next look will tell
@@ -131,8 +136,14 @@ func (a *Agent) relist(ctx context.Context) {
 			w.observeSandbox(&rt.PodSandboxStatus{Id: s.Id, State: s.State})
 		}
 	}
+	for id := range there {
+		delete(before, id)
+	}
+	if len(before) == 0 {
+		return
+	}
 	for _, w := range a.all() {
-		w.lost(there)
+		w.lost(before)
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -99,7 +100,8 @@ func (w *worker) makeSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 	}
 	status, err := w.a.Runtime.PodSandboxStatus(ctx, id)
 	if err != nil {
-		return lifecycle.Sandbox{}, nil, err
+		// Nobody would know of it, and the next try could not have its name.
+		return lifecycle.Sandbox{}, nil, errors.Join(err, w.a.Runtime.RemovePodSandbox(context.WithoutCancel(ctx), id))
 	}
 	return lifecycle.Sandbox{ID: id, Attempt: attempt, Ready: status.State == rt.PodSandboxState_SANDBOX_READY, IPs: sandboxIPs(status)}, config, nil
 }

@@ -364,13 +364,31 @@ func (w *worker) observeSandbox(s *rt.PodSandboxStatus) {
 	}
 }
 
-// lost marks what the runtime no longer has.
-func (w *worker) lost(there map[string]bool) {
+// held adds the ids of what the runtime holds for the pod, as far as is known.
+func (w *worker) held(ids map[string]bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, records := range w.state.Containers {
 		for _, c := range records {
-			if c.Phase == lifecycle.Running && !there[c.ID] && !w.state.Busy[lifecycle.KeyStart(c.Name)] {
+			if c.Phase == lifecycle.Running {
+				ids[c.ID] = true
+			}
+		}
+	}
+	for i := range w.state.Sandboxes {
+		if s := &w.state.Sandboxes[i]; s.Ready {
+			ids[s.ID] = true
+		}
+	}
+}
+
+// lost marks what the runtime no longer has.
+func (w *worker) lost(gone map[string]bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, records := range w.state.Containers {
+		for _, c := range records {
+			if c.Phase == lifecycle.Running && gone[c.ID] {
 				c.Phase, c.ExitCode, c.Reason, c.FinishedAt = lifecycle.Exited, 137, "ContainerStatusUnknown", time.Now()
 				c.Message = "The container could not be located when the pod was deleted.  The container used to be Running"
 				w.poke()
@@ -378,7 +396,7 @@ func (w *worker) lost(there map[string]bool) {
 		}
 	}
 	for i := range w.state.Sandboxes {
-		if s := &w.state.Sandboxes[i]; s.Ready && !there[s.ID] && !w.state.Busy[lifecycle.KeySandbox] {
+		if s := &w.state.Sandboxes[i]; s.Ready && gone[s.ID] {
 			s.Ready = false
 			w.poke()
 		}

@@ -119,7 +119,7 @@ func (p *planner) wantedRegular() (start []*corev1.Container) {
 		case last.Phase == Created && !p.s.Busy[KeyStart(c.Name)]:
 			start = append(start, c)
 		}
-		if c.Lifecycle != nil && c.Lifecycle.PostStart != nil && (last == nil || last.PostStart) {
+		if c.Lifecycle != nil && c.Lifecycle.PostStart != nil && (last == nil || last.Phase == Created || last.PostStart) {
 			break
 		}
 	}
