@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/cri"
@@ -29,7 +30,11 @@ const (
 	retryInterval = time.Second           // after a failed write
 	soonest       = 20 * time.Millisecond // until an unready runtime is asked again, the first time
 	reportEvery   = 5 * time.Minute
-	maxImages     = 50
+	// A runtime that is asked executes its network plugin: where nothing points at a change, it is asked rarely.
+	askInterval = time.Minute
+	// runtimePatience is how long a runtime may be away before the node is not ready: upstream's, long enough to start it anew.
+	runtimePatience = 30 * time.Second
+	maxImages       = 50
 )
 
 // Keeper keeps one node's object and lease. Fill the fields, then Run.
@@ -55,8 +60,12 @@ type Keeper struct {
 	mu    sync.Mutex
 	poke  chan struct{}
 	stale bool // the images have changed
+	ask   bool // the runtime has come or gone
 	// What follows is Run's own.
-	listed    time.Time // when the images were listed
+	listed    time.Time          // when the images were listed
+	runtime   *rt.StatusResponse // the runtime's last answer
+	asked     time.Time          // when that was
+	failing   time.Time          // since when it has not answered; zero: it answers
 	unready   bool
 	reported  time.Time
 	leaseHave *coordinationv1.Lease
@@ -140,6 +149,7 @@ func (k *Keeper) imagesDue(now time.Time) bool {
 func (k *Keeper) Changed() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.ask = true
 	if k.poke == nil {
 		return
 	}
@@ -177,6 +187,7 @@ func (k *Keeper) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	k.ImagesChanged() // the status made above is not written
 	changed := old.DeepCopy()
 	if changed.Labels == nil {
 		changed.Labels = map[string]string{}
@@ -212,7 +223,7 @@ func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) c
 	st.NodeInfo = k.Info
 	st.DaemonEndpoints.KubeletEndpoint.Port = k.Port
 	runtimeErr := ""
-	s, err := k.Runtime.Status(ctx)
+	s, err := k.runtimeStatus(ctx, now)
 	if err != nil {
 		runtimeErr = fmt.Sprintf("container runtime is down: %v", err)
 	} else {
@@ -242,9 +253,33 @@ func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) c
 			}
 		}
 	}
-	k.unready = runtimeErr != ""
+	k.unready = runtimeErr != "" || !k.failing.IsZero()
 	k.conditions(&st, runtimeErr, metav1.NewTime(now.Truncate(time.Second)))
 	return st
+}
+
+// runtimeStatus is what the runtime says of itself, or said lately: while nothing points at a change, or while it has only just
+// ceased to answer.
+func (k *Keeper) runtimeStatus(ctx context.Context, now time.Time) (*rt.StatusResponse, error) {
+	k.mu.Lock()
+	ask := k.ask || k.unready || now.Sub(k.asked) >= askInterval
+	k.ask = false
+	k.mu.Unlock()
+	if !ask {
+		return k.runtime, nil
+	}
+	s, err := k.Runtime.Status(ctx)
+	if err == nil {
+		k.runtime, k.asked, k.failing = s, now, time.Time{}
+		return s, nil
+	}
+	if k.failing.IsZero() {
+		k.failing = now
+	}
+	if k.runtime != nil && now.Sub(k.failing) < runtimePatience {
+		return k.runtime, nil
+	}
+	return nil, err
 }
 
 // foreign puts own over what is there.
