@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -126,8 +125,12 @@ func newReset() *cobra.Command {
 		if err := mustBeRoot("reset"); err != nil {
 			return err
 		}
-		if _, err := os.Stat(*dir); err != nil {
+		ours, err := daemon.IsDataDir(*dir)
+		if err != nil {
 			return fmt.Errorf("nothing to reset: %w", err)
+		}
+		if !ours {
+			return fmt.Errorf("nothing to reset: %s holds no cluster, but other files; they stay", *dir)
 		}
 		if !*yes && !confirm(cmd, fmt.Sprintf("Remove the cluster in %s with all its containers and data?", *dir)) {
 			return fmt.Errorf("nothing was removed")

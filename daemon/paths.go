@@ -3,7 +3,9 @@ package daemon
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/kebernetes/kebernetes/config"
 )
@@ -12,6 +14,18 @@ import (
 
 // AdminKubeconfig is the administrator's kubeconfig that the server of a data directory keeps.
 func AdminKubeconfig(dataDir string) string { return filepath.Join(dataDir, "admin.kubeconfig") }
+
+// IsDataDir says whether a directory is empty, or holds what a server or an unfinished reset leaves in a data directory.
+// Whatever else a name given by mistake leads to is not keb's to remove.
+func IsDataDir(dir string) (bool, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	return len(entries) == 0 || slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return slices.Contains([]string{filepath.Base(lockPath(dir)), "store", "pki", "pods", "containerd"}, e.Name())
+	}), nil
+}
 
 // RuntimeEndpoint is the CRI socket of the bundled containerd of a data directory.
 func RuntimeEndpoint(dataDir string) string {
