@@ -63,6 +63,9 @@ type withdrawer interface {
 // withdraw makes a pod's end wait until this node's parts send it nothing new.
 func withdraw(parts ...withdrawer) func(context.Context, *corev1.Pod) {
 	return func(ctx context.Context, pod *corev1.Pod) {
+		if pod.Spec.HostNetwork {
+			return // its address is the node's, which others serve at: it would wait for them until its grace is over
+		}
 		var addrs []netip.Addr
 		for _, ip := range pod.Status.PodIPs {
 			if addr, err := netip.ParseAddr(ip.IP); err == nil {
