@@ -23,14 +23,13 @@ build: bundle ## build bin/keb
 
 .PHONY: images
 images: build ## build the images of the examples and tests
-	$(GO) build -trimpath -ldflags '-s -w' -o bin/hello ./examples/hello
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/ ./examples/hello ./examples/fetch
 	$(GO) run ./examples/mkimage -o bin/hello.tar -name keb.local/hello:1 -entrypoint /hello hello=bin/hello
-	$(GO) run ./examples/mkimage -o bin/busybox.tar -name keb.local/busybox:1 -env PATH=/bin tmp/ bin/busybox=/bin/busybox \
+	$(GO) run ./examples/mkimage -o bin/busybox.tar -name keb.local/busybox:1 -env PATH=/bin tmp/ bin/fetch=bin/fetch bin/busybox=/bin/busybox \
 		$$(/bin/busybox --list | grep -v '^busybox$$' | sed 's#.*#bin/&@busybox#')
 
 .PHONY: run
 run: images ## start a cluster on this machine and deploy examples/hello
-	$(GO) build -trimpath -o bin/fetch ./examples/fetch
 	./examples/hello/run.sh
 
 .PHONY: test

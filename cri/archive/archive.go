@@ -4,15 +4,14 @@
 package archive
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
-	"strings"
 	"time"
 
-	imagesapi "github.com/containerd/containerd/api/services/images/v1"
 	streamingapi "github.com/containerd/containerd/api/services/streaming/v1"
 	transferapi "github.com/containerd/containerd/api/services/transfer/v1"
 	"github.com/containerd/containerd/api/types"
@@ -41,44 +40,25 @@ func Import(ctx context.Context, endpoint, snapshotter string, tar io.Reader) ([
 	}
 	defer conn.Close()
 	ctx = metadata.AppendToOutgoingContext(ctx, "containerd-namespace", namespace)
-	start := time.Now()
-	if err := transferIn(ctx, conn, snapshotter, tar); err != nil {
-		return nil, err
-	}
-	return written(ctx, conn, start)
-}
-
-// written lists the names of the images that were stored, for the first time or anew, since a point in time.
-func written(ctx context.Context, conn *grpc.ClientConn, since time.Time) ([]string, error) {
-	list, err := imagesapi.NewImagesClient(conn).List(ctx, &imagesapi.ListImagesRequest{})
-	if err != nil {
-		return nil, fmt.Errorf("list imported images: %w", err)
-	}
-	var names []string
-	for _, i := range list.Images {
-		// The CRI side keeps an entry by digest beside each name.
-		if !strings.HasPrefix(i.Name, "sha256:") && !i.UpdatedAt.AsTime().Before(since) {
-			names = append(names, i.Name)
-		}
-	}
-	return names, nil
-}
-
-// transferIn moves an archive into containerd's image store.
-func transferIn(ctx context.Context, conn *grpc.ClientConn, snapshotter string, tar io.Reader) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	id := fmt.Sprintf("keb-import-%d", time.Now().UnixNano())
 	stream, err := open(ctx, conn, id)
 	if err != nil {
-		return fmt.Errorf("open import stream: %w", err)
+		return nil, fmt.Errorf("open import stream: %w", err)
+	}
+	progress, err := open(ctx, conn, id+"-progress")
+	if err != nil {
+		return nil, fmt.Errorf("open import stream: %w", err)
 	}
 	sent := make(chan error, 1)
 	go func() { sent <- send(stream, tar) }()
+	saved := make(chan []string, 1)
+	go func() { saved <- savedNames(progress) }()
 	platform := &types.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	source, err := pack(&transfer.ImageImportStream{Stream: id})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	target, err := pack(&transfer.ImageStore{
 		Platforms: []*types.Platform{platform},
@@ -87,17 +67,34 @@ func transferIn(ctx context.Context, conn *grpc.ClientConn, snapshotter string, 
 		Unpacks:         []*transfer.UnpackConfiguration{{Platform: platform, Snapshotter: snapshotter}},
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = transferapi.NewTransferClient(conn).Transfer(ctx, &transferapi.TransferRequest{Source: source, Destination: target})
-	cancel()
-	if sendErr := <-sent; err == nil && sendErr != nil && ctx.Err() == nil {
-		err = sendErr
-	}
+	_, err = transferapi.NewTransferClient(conn).Transfer(ctx, &transferapi.TransferRequest{Source: source, Destination: target,
+		Options: &transferapi.TransferOptions{ProgressStream: id + "-progress"}})
 	if err != nil {
-		return fmt.Errorf("import image archive: %w", err)
+		select {
+		case sendErr := <-sent:
+			err = cmp.Or(sendErr, err) // an archive that could not be read is why containerd could not use it
+		default: // it may wait for more of an archive that nobody wants any more
+		}
+		return nil, fmt.Errorf("import image archive: %w", err)
 	}
-	return nil
+	return <-saved, nil // containerd ends the stream with the transfer
+}
+
+// savedNames collects the names of the images that containerd reports as stored, until the stream ends.
+func savedNames(stream grpc.BidiStreamingClient[anypb.Any, anypb.Any]) []string {
+	var names []string
+	for {
+		msg, err := stream.Recv()
+		if err != nil {
+			return names
+		}
+		var p transfer.Progress
+		if proto.Unmarshal(msg.Value, &p) == nil && p.Event == "saved" {
+			names = append(names, p.Name)
+		}
+	}
 }
 
 // open makes a named stream on containerd's side and waits until it is there.

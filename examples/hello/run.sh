@@ -27,7 +27,7 @@ node=$(kubectl get nodes -o jsonpath='{.items[0].status.addresses[?(@.type=="Int
 kubectl delete pod hello-client --ignore-not-found --now >/dev/null
 # The client's pod asks by DNS name first: once it is answered, the rules that serve the addresses below are in place.
 kubectl run hello-client --image=keb.local/busybox:1 --image-pull-policy=Never --restart=Never --command -- \
-	sh -c 'for i in 1 2 3 4 5 6 7 8 9 10; do wget -q -T 5 -O - http://hello; done' >/dev/null
+	sh -c 'for i in 1 2 3 4 5 6 7 8 9 10; do fetch http://hello; done' >/dev/null
 kubectl wait --for=jsonpath='{.status.phase}'=Succeeded pod/hello-client --timeout=30s >/dev/null
 
 say "answers through the DNS name http://hello, from a pod"
