@@ -55,7 +55,7 @@ func EventExpiry(env controller.Env) *controller.Loop {
 // planExpiry returns the events whose time is over, and when to look again; 0 means not until there is a new one.
 func planExpiry(events []*corev1.Event, now time.Time) (expired []*corev1.Event, again time.Duration) {
 	for _, e := range events {
-		left := lastSeen(e).Add(eventTTL).Sub(now)
+		left := lastSeen(e, now).Add(eventTTL).Sub(now)
 		if left <= 0 {
 			expired = append(expired, e)
 			continue
@@ -65,16 +65,18 @@ func planExpiry(events []*corev1.Event, now time.Time) (expired []*corev1.Event,
 	return expired, again
 }
 
-// lastSeen is the newest of an event's times.
-func lastSeen(e *corev1.Event) time.Time {
+// lastSeen is the newest of an event's times that is not in the future: who writes an event chooses them, but for the first,
+// and none may make it stay for ever.
+func lastSeen(e *corev1.Event, now time.Time) time.Time {
 	last := e.CreationTimestamp.Time
-	for _, t := range []time.Time{e.LastTimestamp.Time, e.EventTime.Time} {
-		if t.After(last) {
+	times := []time.Time{e.LastTimestamp.Time, e.EventTime.Time}
+	if e.Series != nil {
+		times = append(times, e.Series.LastObservedTime.Time)
+	}
+	for _, t := range times {
+		if t.After(last) && !t.After(now) {
 			last = t
 		}
-	}
-	if e.Series != nil && e.Series.LastObservedTime.After(last) {
-		last = e.Series.LastObservedTime.Time
 	}
 	return last
 }
