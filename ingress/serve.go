@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -186,18 +187,11 @@ func rewrite(r *httputil.ProxyRequest) {
 		}
 	}
 	r.SetXForwarded()
-	_, port, _ := net.SplitHostPort(localAddress(r.In))
-	r.Out.Header["X-Forwarded-Port"] = []string{port}
+	if at, ok := r.In.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+		r.Out.Header["X-Forwarded-Port"] = []string{strconv.Itoa(at.Port)}
+	}
 	r.Out.Header["X-Real-Ip"] = r.Out.Header["X-Forwarded-For"]
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
-}
-
-// localAddress is where the client connected to.
-func localAddress(r *http.Request) string {
-	if addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		return addr.String()
-	}
-	return ""
 }
 
 // fail answers a request that no endpoint answered.

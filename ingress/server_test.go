@@ -99,7 +99,7 @@ func TestForwardedHeaders(t *testing.T) {
 	m.load(t, strings.TrimSpace(class))
 	m.ingress(t, "a", "a.example", "echo", "")
 	m.service("echo", "", endpointOf(t, func(w http.ResponseWriter, r *http.Request) {
-		for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix", "X-Real-Ip", "User-Agent", "X-Own"} {
+		for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Prefix", "X-Forwarded-Port", "X-Real-Ip", "User-Agent", "X-Own"} {
 			fmt.Fprintf(w, "%s=%s\n", name, strings.Join(r.Header.Values(name), "|"))
 		}
 		fmt.Fprintf(w, "%s %s %s\n", r.Method, r.Host, r.RequestURI)
@@ -124,8 +124,9 @@ func TestForwardedHeaders(t *testing.T) {
 		}
 		defer resp.Body.Close()
 		got, _ := io.ReadAll(resp.Body)
+		_, port, _ := net.SplitHostPort(at)
 		want := "Forwarded=\nX-Forwarded-For=127.0.0.1\nX-Forwarded-Host=a.example:1234\nX-Forwarded-Proto=" + scheme +
-			"\nX-Forwarded-Prefix=\nX-Real-Ip=127.0.0.1\nUser-Agent=\nX-Own=kept\nGET a.example:1234 /a%2Fb/../c?x=1;y=%zz\n"
+			"\nX-Forwarded-Prefix=\nX-Forwarded-Port=" + port + "\nX-Real-Ip=127.0.0.1\nUser-Agent=\nX-Own=kept\nGET a.example:1234 /a%2Fb/../c?x=1;y=%zz\n"
 		if string(got) != want {
 			t.Errorf("%s: got\n%s\nwant\n%s", scheme, got, want)
 		}
