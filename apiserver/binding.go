@@ -23,16 +23,9 @@ var bindingKind = schema.GroupVersionKind{Version: "v1", Kind: "Binding"}
 
 // bind assigns a pod to a node: POST to pods/NAME/binding, or to bindings.
 func (rq *request) bind() error {
-	m, err := rq.accept(false)
-	if err != nil {
-		return err
-	}
-	o, err := rq.createOptions()
-	if err != nil {
-		return err
-	}
 	b := &corev1.Binding{}
-	if err := rq.decode(b, bindingKind, o.FieldValidation); err != nil {
+	m, o, err := rq.posted(b, bindingKind)
+	if err != nil {
 		return err
 	}
 	b.TypeMeta = metav1.TypeMeta{}

@@ -9,7 +9,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
@@ -21,22 +20,6 @@ import (
 
 var noKind schema.GroupVersionKind
 
-// createOptions reads the options of a create from the query.
-func (rq *request) createOptions() (metav1.CreateOptions, error) {
-	var o metav1.CreateOptions
-	q := rq.values()
-	if len(q) == 0 {
-		return o, nil
-	}
-	if err := metav1.Convert_url_Values_To_v1_CreateOptions(&q, &o, nil); err != nil {
-		return o, apierrors.NewBadRequest(err.Error())
-	}
-	if errs := metav1validation.ValidateCreateOptions(&o); len(errs) > 0 {
-		return o, invalidOptions("CreateOptions", errs)
-	}
-	return o, nil
-}
-
 // create stores a new object.
 func (rq *request) create() error {
 	m, err := rq.accept(true)
@@ -47,11 +30,8 @@ func (rq *request) create() error {
 	if err != nil {
 		return err
 	}
-	obj := rq.served.New()
-	if err := rq.decode(obj, rq.kindOf(), o.FieldValidation); err != nil {
-		return err
-	}
-	if obj, err = toStorage(rq.kind, rq.served, obj); err != nil {
+	obj, err := rq.object(o.FieldValidation)
+	if err != nil {
 		return err
 	}
 	w := rq.writeOf(o.FieldManager, o.DryRun)

@@ -30,17 +30,9 @@ const (
 // evict deletes a pod if its disruption budget allows
 // (https://kubernetes.io/docs/concepts/scheduling-eviction/api-eviction/).
 func (rq *request) evict() error {
-	m, err := rq.accept(false)
-	if err != nil {
-		return err
-	}
-	o, err := rq.createOptions()
-	if err != nil {
-		return err
-	}
 	e := &policyv1.Eviction{}
-	kind := policyv1.SchemeGroupVersion.WithKind("Eviction")
-	if err := rq.decode(e, kind, o.FieldValidation, "policy/v1beta1"); err != nil { // which old clients send
+	m, o, err := rq.posted(e, policyv1.SchemeGroupVersion.WithKind("Eviction"), "policy/v1beta1") // which old clients send
+	if err != nil {
 		return err
 	}
 	e.TypeMeta = metav1.TypeMeta{}

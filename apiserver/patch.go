@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"net/http"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -14,21 +12,6 @@ import (
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
-
-// patchOptions reads the options of a patch from the query.
-func (rq *request) patchOptions(pt types.PatchType) (metav1.PatchOptions, error) {
-	var o metav1.PatchOptions
-	q := rq.values()
-	if len(q) > 0 {
-		if err := metav1.Convert_url_Values_To_v1_PatchOptions(&q, &o, nil); err != nil {
-			return o, apierrors.NewBadRequest(err.Error())
-		}
-	}
-	if errs := metav1validation.ValidatePatchOptions(&o, pt); len(errs) > 0 {
-		return o, invalidOptions("PatchOptions", errs)
-	}
-	return o, nil
-}
 
 // patch changes an object, or a part of it.
 func (rq *request) patch() error {

@@ -20,16 +20,9 @@ func (rq *request) createVirtual() error {
 	if isBinding(rq.kind) {
 		return rq.bind()
 	}
-	m, err := rq.accept(false)
-	if err != nil {
-		return err
-	}
-	o, err := rq.createOptions()
-	if err != nil {
-		return err
-	}
 	obj := rq.served.New()
-	if err := rq.decode(obj, rq.kindOf(), o.FieldValidation); err != nil {
+	m, o, err := rq.posted(obj, rq.kindOf())
+	if err != nil {
 		return err
 	}
 	obj.GetObjectKind().SetGroupVersionKind(noKind)

@@ -18,17 +18,10 @@ func (rq *request) token() error {
 	if rq.s.Tokens == nil {
 		return pathUnknown()
 	}
-	m, err := rq.accept(false)
-	if err != nil {
-		return err
-	}
-	o, err := rq.createOptions()
-	if err != nil {
-		return err
-	}
 	tr := &authenticationv1.TokenRequest{}
 	kind := authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
-	if err := rq.decode(tr, kind, o.FieldValidation); err != nil {
+	m, o, err := rq.posted(tr, kind)
+	if err != nil {
 		return err
 	}
 	out, err := rq.s.requestToken(rq.ctx, rq.writeOf("", o.DryRun), tr)

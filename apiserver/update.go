@@ -6,28 +6,10 @@ import (
 	"net/http"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
-
-// updateOptions reads the options of an update from the query.
-func (rq *request) updateOptions() (metav1.UpdateOptions, error) {
-	var o metav1.UpdateOptions
-	q := rq.values()
-	if len(q) == 0 {
-		return o, nil
-	}
-	if err := metav1.Convert_url_Values_To_v1_UpdateOptions(&q, &o, nil); err != nil {
-		return o, apierrors.NewBadRequest(err.Error())
-	}
-	if errs := metav1validation.ValidateUpdateOptions(&o); len(errs) > 0 {
-		return o, invalidOptions("UpdateOptions", errs)
-	}
-	return o, nil
-}
 
 // update replaces an object, or a part of it.
 func (rq *request) update() error {
@@ -39,11 +21,8 @@ func (rq *request) update() error {
 	if err != nil {
 		return err
 	}
-	obj := rq.served.New()
-	if err := rq.decode(obj, rq.kindOf(), o.FieldValidation); err != nil {
-		return err
-	}
-	if obj, err = toStorage(rq.kind, rq.served, obj); err != nil {
+	obj, err := rq.object(o.FieldValidation)
+	if err != nil {
 		return err
 	}
 	w := rq.writeOf(o.FieldManager, o.DryRun)
