@@ -382,8 +382,8 @@ func TestRejection(t *testing.T) {
 			c.create(p)
 		}
 		c.want("one", "Running ready main:running*0")
-		if s := c.pod("two").Status; s.Phase != corev1.PodFailed || s.Reason != "NodePorts" {
-			t.Errorf("%s %s %s", s.Phase, s.Reason, s.Message)
+		if s := c.pod("two").Status; s.Phase != corev1.PodFailed || s.Reason != "NodePorts" || len(s.ContainerStatuses) > 0 {
+			t.Errorf("%s %s %s %v", s.Phase, s.Reason, s.Message, s.ContainerStatuses)
 		}
 		wrong := pod("wrong", "run")
 		wrong.Spec.NodeSelector = map[string]string{"no": "such"}

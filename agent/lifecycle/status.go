@@ -40,6 +40,10 @@ func Status(pod *corev1.Pod, s *State, host Host, now time.Time) corev1.PodStatu
 	slices.SortFunc(st.EphemeralContainerStatuses, byName)
 	st.Phase = r.phase(st)
 	r.conditions(st)
+	if s.Verdict != nil && len(s.Containers) == 0 && len(s.Sandboxes) == 0 && len(pod.Status.ContainerStatuses) == 0 {
+		// A pod that was refused has no containers to speak of; waiting ones would hide the reason from kubectl's list.
+		st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses = nil, nil, nil
+	}
 	return *st
 }
 
