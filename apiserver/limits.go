@@ -14,7 +14,7 @@ import (
 // Requests are limited per level, so that a flood from one kind of client leaves room for the others: nodes and the control
 // plane, service accounts, everyone else; and reads apart from writes, which wait for the disk. Each level has seats for
 // requests at work and a queue in front; who finds the queue full is told to come again (429). Watches and connections
-// hold no seat once they are open.
+// take none: they last, and work only while something happens.
 const (
 	readSeats  = 400 // upstream's --max-requests-inflight
 	writeSeats = 200 // upstream's --max-mutating-requests-inflight
