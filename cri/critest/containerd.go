@@ -46,7 +46,7 @@ type Host struct {
 
 // Containerd starts a containerd of its own for a test, with a network that only hands out addresses, and removes all of
 // it afterwards. The test is skipped, with the reason, where it cannot run.
-func Containerd(t *testing.T) *Host {
+func Containerd(t testing.TB) *Host {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("containerd needs root")
@@ -120,7 +120,7 @@ func root() string {
 }
 
 // build compiles the test application.
-func build(t *testing.T, dir string) []byte {
+func build(t testing.TB, dir string) []byte {
 	t.Helper()
 	out := filepath.Join(dir, "app")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags=-s -w", "-o", out, "./cri/critest/app")
@@ -136,7 +136,7 @@ func build(t *testing.T, dir string) []byte {
 }
 
 // serve runs a registry with one image of one file, by the OCI distribution specification.
-func serve(t *testing.T, app []byte) string {
+func serve(t testing.TB, app []byte) string {
 	var plain, packed bytes.Buffer
 	tw := tar.NewWriter(&plain)
 	for _, h := range []*tar.Header{
@@ -199,7 +199,7 @@ func serve(t *testing.T, app []byte) string {
 	return strings.TrimPrefix(server.URL, "http://")
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -280,7 +280,7 @@ func configure(dir, bin, registry string) error {
 }
 
 // start runs containerd until the test ends, and takes its pods down first.
-func (h *Host) start(t *testing.T, dir, bin string) {
+func (h *Host) start(t testing.TB, dir, bin string) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	must(t, err)
@@ -325,7 +325,7 @@ func (h *Host) start(t *testing.T, dir, bin string) {
 }
 
 // empty removes every sandbox, so that no shim and no mount outlives the test.
-func (h *Host) empty(ctx context.Context, t *testing.T) {
+func (h *Host) empty(ctx context.Context, t testing.TB) {
 	if h.Runtime == nil {
 		return
 	}
@@ -341,7 +341,7 @@ func (h *Host) empty(ctx context.Context, t *testing.T) {
 }
 
 // removeGroups removes the control groups of the suite's pods, deepest first.
-func removeGroups(t *testing.T) {
+func removeGroups(t testing.TB) {
 	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
 		tops, _ := filepath.Glob(mount + cgroupRoot)
 		for _, top := range tops {
@@ -362,7 +362,7 @@ func removeGroups(t *testing.T) {
 }
 
 // unmountBelow detaches what is still mounted in the test's directory.
-func unmountBelow(t *testing.T, dir string) {
+func unmountBelow(t testing.TB, dir string) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	must(t, err)
 	lines := strings.Split(string(data), "\n")
