@@ -175,7 +175,6 @@ func (p *Patch) applyStrategic(current []byte, obj runtime.Object) error {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(current, &content); err != nil {
 		return err
 	}
-	shown := fmt.Sprintf("%+v", changes)
 	merged, err := strategicpatch.StrategicMergeMapPatch(content, changes, obj)
 	if err != nil {
 		return strategicError(err)
@@ -185,13 +184,20 @@ func (p *Patch) applyStrategic(current []byte, obj runtime.Object) error {
 	if unknown, ok := runtime.AsStrictDecodingError(err); ok {
 		strict, err = append(strict, unknown.Errors()...), nil
 	}
-	if err != nil {
-		return badPatch(shown, err)
-	}
-	if !validate || len(strict) == 0 {
+	switch {
+	case err != nil:
+		return badPatch(p.shown(), err)
+	case !validate || len(strict) == 0:
 		return nil
 	}
-	return p.unknownFields(shown, runtime.NewStrictDecodingError(strict), strict)
+	return p.unknownFields(p.shown(), runtime.NewStrictDecodingError(strict), strict)
+}
+
+// shown is a strategic patch as the texts of errors show it. It is decoded anew, as the merge uses up what was decoded for it.
+func (p *Patch) shown() string {
+	changes := map[string]any{}
+	_, _ = kjson.UnmarshalStrict(p.Data, &changes) // it was decoded once already
+	return fmt.Sprintf("%+v", changes)
 }
 
 // strategicError sorts the errors of a merge into those of the client and others.
