@@ -127,6 +127,8 @@ func newClient(config *tls.Config) *http.Client {
 
 // do sends one request, with alternating names and values of header fields. The code is 0 when none came.
 func (s *server) do(ctx context.Context, method, path string, body []byte, header ...string) (code int, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, s.url+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err

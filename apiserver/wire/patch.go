@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -80,6 +81,13 @@ func (p *Patch) Apply(current []byte, obj runtime.Object, wanted schema.GroupVer
 // maxOperations is how many operations a JSON patch may have; upstream's limit.
 const maxOperations = 10000
 
+// maxCopied is how many bytes the copy operations of a JSON patch may add together; upstream's limit. Without one, a few
+// dozen operations that double a field would fill the memory.
+const maxCopied = 3 << 20
+
+// limitCopies sets the limit, which the library takes from nowhere but a variable of its own.
+var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxCopied })
+
 // jsonPatchOp is one operation of a JSON patch (RFC 6902).
 type jsonPatchOp struct {
 	Op    string `json:"op"`
@@ -98,6 +106,7 @@ func (p *Patch) applyOperations(current []byte) (patched []byte, strict []error,
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(
 			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(ops)))
 	}
+	limitCopies()
 	decoded, err := jsonpatch.DecodePatch(p.Data)
 	if err != nil {
 		return nil, nil, apierrors.NewBadRequest(err.Error())
