@@ -46,6 +46,7 @@ func Connect(ctx context.Context, endpoint string) (Runtime, error) {
 		grpc.WithAuthority("localhost"),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithIdleTimeout(0),
+		grpc.WithUnaryInterceptor(awaitRuntime),
 		// A runtime that is just starting shall be found within milliseconds, not after gRPC's default second.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 10 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
@@ -58,14 +59,46 @@ func Connect(ctx context.Context, endpoint string) (Runtime, error) {
 	return &connection{runtime: rt.NewRuntimeServiceClient(conn), images: rt.NewImageServiceClient(conn)}, nil
 }
 
+// patient are the calls that wait, as long as their context allows, for a runtime that starts (again), instead of failing: those
+// that look and those that start something. Status is to tell at once that it is away, and a probe's ExecSync has little time.
+var patient = map[string]bool{
+	rt.RuntimeService_Version_FullMethodName:         true,
+	rt.RuntimeService_RunPodSandbox_FullMethodName:   true,
+	rt.RuntimeService_CreateContainer_FullMethodName: true,
+	rt.RuntimeService_StartContainer_FullMethodName:  true,
+	rt.RuntimeService_ListPodSandbox_FullMethodName:  true,
+	rt.RuntimeService_ListContainers_FullMethodName:  true,
+	rt.ImageService_ImageStatus_FullMethodName:       true,
+	rt.ImageService_PullImage_FullMethodName:         true,
+}
+
+// notUp is what containerd answers while it listens, but still recovers its containers; it has then done nothing.
+const notUp = "server is not initialized yet"
+
+// awaitRuntime makes the patient calls.
+func awaitRuntime(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if !patient[method] {
+		return invoke(ctx, method, req, reply, conn, opts...)
+	}
+	opts = append(opts, grpc.WaitForReady(true))
+	for {
+		err := invoke(ctx, method, req, reply, conn, opts...)
+		if status.Code(err) != codes.Unavailable || !strings.Contains(Message(err), notUp) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(unavailableRetry):
+		}
+	}
+}
+
 // IsNotFound says that the sandbox, container or image of a call is not there.
 func IsNotFound(err error) bool { return status.Code(err) == codes.NotFound }
 
 // IsUnimplemented says that the runtime does not know the call.
 func IsUnimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
-
-// IsUnavailable says that the runtime did not answer: it starts, or is gone.
-func IsUnavailable(err error) bool { return status.Code(err) == codes.Unavailable }
 
 // IsDeadline says that a call, or the command of an ExecSync, took longer than it may.
 func IsDeadline(err error) bool {
@@ -301,18 +334,7 @@ func (c *connection) ListPodSandboxStats(ctx context.Context, filter *rt.PodSand
 func (c *connection) Version(ctx context.Context) (*rt.VersionResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	for {
-		v, err := c.runtime.Version(ctx, &rt.VersionRequest{Version: "v1"}, grpc.WaitForReady(true))
-		if !IsUnavailable(err) {
-			return v, err
-		}
-		// It listens, but still recovers its containers, or went away meanwhile.
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(unavailableRetry):
-		}
-	}
+	return c.runtime.Version(ctx, &rt.VersionRequest{Version: "v1"})
 }
 
 func (c *connection) Status(ctx context.Context) (*rt.StatusResponse, error) {

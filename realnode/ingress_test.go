@@ -30,7 +30,9 @@ func testIngress(t *testing.T, n *node) {
 	n.apply(t, webIngress)
 	n.kubectl(t, "wait", "--for=jsonpath={.status.loadBalancer.ingress[0].ip}="+nodeIP, "ingress/web", "--timeout=30s")
 	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext:     func(_ context.Context, network, addr string) (net.Conn, error) { return n.outside.Dial(network, "", addr) },
+		DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
+			return n.outside.Dial(network, "", addr)
+		},
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
 	}}
 	defer c.CloseIdleConnections()

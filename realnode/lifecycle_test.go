@@ -16,6 +16,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/kebernetes/kebernetes/bundle"
 )
 
 const workers = `
@@ -150,6 +152,9 @@ metadata: {name: later}
 spec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: $IMAGE}]}
 `)
 	n.state(t, "later", "Running ready main:running*0")
+	if got := n.kubectl(t, "get", "events", "--field-selector=involvedObject.name=later,type=Warning", "-o", "name"); got != "No resources found in default namespace.\n" && got != "" {
+		t.Errorf("a pod that only waits for the runtime gets warnings: %s", got)
+	}
 	if n.runtimePID(t) == old {
 		t.Error("containerd is not another process")
 	}
@@ -283,5 +288,22 @@ func testReset(t *testing.T, n *node, before []string) {
 	}
 	if out, err := n.keb(t, "reset", "--yes", "--data-dir", n.dir); err == nil || !strings.HasPrefix(out, "keb: nothing to reset: ") {
 		t.Errorf("a second reset: %v, %q", err, out)
+	}
+}
+
+// A start on an empty disk after a reset is like the first; what a killed server left is removed as well.
+func testResetAfterCrash(t *testing.T, n *node) {
+	must(t, bundle.Unpack(filepath.Join(n.dir, "bin"), bundle.Kubectl))
+	t.Logf("ready after %s", n.serve(t))
+	n.importImage(t)
+	n.apply(t, workers)
+	n.workers(t, nil)
+	must(t, n.server.Process.Kill())
+	_ = n.server.wait(patience)
+	if out, err := n.keb(t, "reset", "--yes", "--data-dir", n.dir); err != nil {
+		t.Errorf("reset: %v\n%s", err, out)
+	}
+	if left := n.traces(t); len(left) > 0 {
+		t.Errorf("reset leaves\n%s", strings.Join(left, "\n"))
 	}
 }

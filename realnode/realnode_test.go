@@ -18,7 +18,7 @@ func TestNode(t *testing.T) {
 	part("ingress", testIngress)
 	t.Run("pods", func(t *testing.T) {
 		for name, f := range map[string]func(*testing.T, *node){
-			"files": testFiles, "identity": testIdentity, "order": testOrder, "probes": testProbes, "faults": testFaults, "crash loop": testCrashLoop, "streams": testStreams, "logs": testLogs,
+			"files": testFiles, "identity": testIdentity, "order": testOrder, "probes": testProbes, "faults": testFaults, "crash loop": testCrashLoop, "streams": testStreams, "logs": testLogs, "ends": testEnds,
 		} {
 			t.Run(name, func(t *testing.T) { f(t, n) })
 		}
@@ -27,4 +27,5 @@ func TestNode(t *testing.T) {
 	part("adoption", testAdoption)
 	part("runtime killed", testRuntimeKilled)
 	t.Run("reset", func(t *testing.T) { testReset(t, n, before) })
+	part("reset after a crash", testResetAfterCrash)
 }

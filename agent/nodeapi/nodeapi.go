@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -91,34 +90,15 @@ func (a *API) bound() []*corev1.Pod {
 	return out
 }
 
-// runtimeStart is how long a request waits for a runtime that starts, as after a restart of keb or a crash of its own.
-const runtimeStart = 15 * time.Second
-
-// whenUp asks the runtime, and once more if it was just starting.
-func whenUp[T any](ctx context.Context, runtime cri.Runtime, ask func() (T, error)) (T, error) {
-	answer, err := ask()
-	if !cri.IsUnavailable(err) {
-		return answer, err
-	}
-	wait, cancel := context.WithTimeout(ctx, runtimeStart)
-	defer cancel()
-	if _, down := runtime.Version(wait); down != nil {
-		return answer, err
-	}
-	return ask()
-}
-
 // sandbox finds the ready sandbox of a pod.
 func (a *API) sandbox(ctx context.Context, namespace, pod, uid string) (string, error) {
 	labels := map[string]string{labelPodNamespace: namespace, labelPodName: pod}
 	if uid != "" {
 		labels[labelPodUID] = uid
 	}
-	found, err := whenUp(ctx, a.Runtime, func() ([]*rt.PodSandbox, error) {
-		return a.Runtime.ListPodSandbox(ctx, &rt.PodSandboxFilter{
-			LabelSelector: labels,
-			State:         &rt.PodSandboxStateValue{State: rt.PodSandboxState_SANDBOX_READY},
-		})
+	found, err := a.Runtime.ListPodSandbox(ctx, &rt.PodSandboxFilter{
+		LabelSelector: labels,
+		State:         &rt.PodSandboxStateValue{State: rt.PodSandboxState_SANDBOX_READY},
 	})
 	if err != nil {
 		return "", apierrors.NewInternalError(fmt.Errorf("list sandboxes: %w", err))
@@ -135,9 +115,7 @@ func (a *API) container(ctx context.Context, namespace, pod, uid, name string, p
 	if uid != "" {
 		labels[labelPodUID] = uid
 	}
-	found, err := whenUp(ctx, a.Runtime, func() ([]*rt.Container, error) {
-		return a.Runtime.ListContainers(ctx, &rt.ContainerFilter{LabelSelector: labels})
-	})
+	found, err := a.Runtime.ListContainers(ctx, &rt.ContainerFilter{LabelSelector: labels})
 	if err != nil {
 		return nil, apierrors.NewInternalError(fmt.Errorf("list containers: %w", err))
 	}
