@@ -18,7 +18,7 @@ import (
 	"github.com/kebernetes/kebernetes/admission"
 	"github.com/kebernetes/kebernetes/apiserver/addresses"
 	"github.com/kebernetes/kebernetes/apiserver/fields"
-	"github.com/kebernetes/kebernetes/apiserver/pace"
+	"github.com/kebernetes/kebernetes/apiserver/view"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
@@ -92,7 +92,7 @@ type Server struct {
 	addresses *addresses.Pool
 	limits    *limits
 	metrics   *metrics
-	crowds    pace.Crowds   // of watchers
+	crowds    view.Crowds   // of watchers
 	started   chan struct{} // closed once the bootstrap objects exist
 	stop      context.Context
 	halt      context.CancelFunc

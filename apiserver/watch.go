@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/kebernetes/kebernetes/apiserver/pace"
 	"github.com/kebernetes/kebernetes/apiserver/view"
 	"github.com/kebernetes/kebernetes/apiserver/wire"
 	"github.com/kebernetes/kebernetes/store"
@@ -35,7 +34,7 @@ type watcher struct {
 	namespace string
 	frames    wire.Frames
 	buf       *wire.Buffer
-	pace      *pace.Watcher
+	pace      *view.Watcher
 	bookmarks bool
 	revision  int64
 	unflushed bool // something was written that may still be in a buffer

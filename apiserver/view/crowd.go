@@ -1,6 +1,4 @@
-// Package pace spaces out what many watchers of one resource are sent, so that events that come close together travel
-// together. Only apiserver imports it.
-package pace
+package view
 
 import (
 	"context"
@@ -20,7 +18,8 @@ const (
 	shortest = 500 * time.Microsecond
 )
 
-// Crowds counts the watchers of each resource. The zero value is ready. Safe for concurrent use.
+// Crowds counts the watchers of each resource, so that what many of them are sent can be spaced out: events that come close
+// together travel together. The zero value is ready. Safe for concurrent use.
 type Crowds struct {
 	mu    sync.Mutex
 	sizes map[string]*atomic.Int64
