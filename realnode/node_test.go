@@ -337,12 +337,6 @@ func (n *node) watch(ctx context.Context, query string, wanted func(map[string]*
 	}
 }
 
-// gone waits until a pod is no more.
-func (n *node) gone(t *testing.T, name string) {
-	t.Helper()
-	n.pods(t, "fieldSelector=metadata.name="+name, func(pods map[string]*corev1.Pod) bool { return len(pods) == 0 })
-}
-
 // event waits for an event of a pod with a reason and a message that begins so.
 func (n *node) event(t *testing.T, pod, reason, message string) {
 	t.Helper()
