@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -88,6 +89,31 @@ const maxCopied = 3 << 20
 // limitCopies sets the limit, which the library takes from nowhere but a variable of its own.
 var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = maxCopied })
 
+// maxNested bounds levels of nesting times bytes: the library holds a copy of the rest at each level that a patch leads through.
+const maxNested = 128 << 20
+
+// deepest is how many levels the operations of a patch lead through at most.
+func deepest(ops []jsonPatchOp) (levels int) {
+	for _, op := range ops {
+		levels = max(levels, strings.Count(op.Path, "/")+depth(op.Value), strings.Count(op.From, "/"))
+	}
+	return levels
+}
+
+func depth(value any) (levels int) {
+	switch v := value.(type) {
+	case map[string]any:
+		for _, member := range v {
+			levels = max(levels, 1+depth(member))
+		}
+	case []any:
+		for _, element := range v {
+			levels = max(levels, 1+depth(element))
+		}
+	}
+	return levels
+}
+
 // jsonPatchOp is one operation of a JSON patch (RFC 6902).
 type jsonPatchOp struct {
 	Op    string `json:"op"`
@@ -105,6 +131,9 @@ func (p *Patch) applyOperations(current []byte) (patched []byte, strict []error,
 	if len(ops) > maxOperations {
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(
 			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(ops)))
+	}
+	if deepest(ops)*(len(current)+len(p.Data)) > maxNested {
+		return nil, nil, apierrors.NewRequestEntityTooLargeError("the JSON patch is nested too deeply for its size")
 	}
 	limitCopies()
 	decoded, err := jsonpatch.DecodePatch(p.Data)
@@ -125,10 +154,62 @@ func (p *Patch) applyMerge(current []byte) (patched []byte, strict []error, err 
 	if strict, err = kjson.UnmarshalStrict(p.Data, &m); err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
-	if patched, err = jsonpatch.MergePatch(current, p.Data); err != nil {
-		return nil, nil, apierrors.NewBadRequest(err.Error())
+	doc, err := members(current)
+	if err != nil {
+		return nil, nil, err
 	}
-	return patched, strict, nil
+	changes, err := members(p.Data)
+	if err != nil || changes == nil {
+		return nil, nil, apierrors.NewBadRequest("Invalid JSON Patch")
+	}
+	mergeMembers(doc, changes)
+	patched, err = json.Marshal(doc)
+	return patched, strict, err
+}
+
+// members decodes a JSON object with its numbers as they are written.
+func members(data []byte) (m map[string]any, err error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	err = d.Decode(&m)
+	return m, err
+}
+
+// mergeMembers merges a JSON merge patch (RFC 7386) into doc. The library's way holds a copy of the rest at each level of nesting.
+func mergeMembers(doc, changes map[string]any) {
+	for name, change := range changes {
+		if change == nil {
+			delete(doc, name)
+			continue
+		}
+		within, isObject := doc[name].(map[string]any)
+		if more, ok := change.(map[string]any); ok && isObject {
+			mergeMembers(within, more)
+			continue
+		}
+		if !isObject {
+			pruneNulls(change)
+		}
+		doc[name] = change
+	}
+}
+
+// pruneNulls takes the members that are null out of all objects of a value that is new.
+func pruneNulls(value any) {
+	switch v := value.(type) {
+	case map[string]any:
+		for name, member := range v {
+			if member == nil {
+				delete(v, name)
+				continue
+			}
+			pruneNulls(member)
+		}
+	case []any:
+		for _, element := range v {
+			pruneNulls(element)
+		}
+	}
 }
 
 // decodePatched decodes a patched object. What does not fit is the patch's fault.

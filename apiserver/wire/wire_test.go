@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -242,4 +243,22 @@ func FuzzMedia(f *testing.F) {
 		}
 		_, _ = PatchType(header, len(verb)%2 == 0)
 	})
+}
+
+// A merge patch comes to what the library makes of it, which upstream uses.
+func TestMergeIsTheLibrarys(t *testing.T) {
+	const doc = `{"a":{"b":1,"c":[1,null,{"d":null}]},"n":1.0,"big":123456789012345678901,"s":"<x>","z":null}`
+	for _, patch := range []string{
+		`{}`, `{"a":null}`, `{"a":{"b":null,"e":{"f":null,"g":1e3}}}`, `{"a":{"c":[null,{"x":null,"y":1}]}}`, `{"a":[{"x":null}]}`,
+		`{"s":{"t":null}}`, `{"new":[{"x":null},[null]]}`, `{"n":2.50,"big":null}`, `{"z":{"y":null}}`, `{"x":1,"x":{"y":2}}`,
+	} {
+		want, err := jsonpatch.MergePatch([]byte(doc), []byte(patch))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := (&Patch{Data: []byte(patch)}).applyMerge([]byte(doc))
+		if err != nil || string(got) != string(want) {
+			t.Errorf("%s: %s (%v), want %s", patch, got, err, want)
+		}
+	}
 }
