@@ -9,7 +9,7 @@ help: ## list these targets
 
 .PHONY: tools
 tools: ## install what the build and the tests need (Debian packages)
-	@missing=; for p in gcc libc6-dev libseccomp-dev pkg-config busybox-static; do \
+	@missing=; for p in gcc libc6-dev libseccomp-dev pkg-config busybox-static nftables; do \
 		dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
 
