@@ -16,6 +16,21 @@ import (
 
 // connect returns a transport to the cluster of a kubeconfig, or with an empty one to that of the data directory.
 func connect(kubeconfig, dataDir, agent string, log *slog.Logger, mirror ...client.MirrorSpec) (*client.Remote, error) {
+	c, err := restConfig(kubeconfig, dataDir)
+	if err != nil {
+		return nil, err
+	}
+	tls, err := rest.TLSConfigFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
+	}
+	return client.NewRemote(client.RemoteOptions{
+		Server: c.Host, TLS: tls, Token: c.BearerToken, Agent: agent, Table: builtin.Table(), Mirror: mirror, Logger: log,
+	}), nil
+}
+
+// restConfig reads a kubeconfig, or with an empty name that of the data directory.
+func restConfig(kubeconfig, dataDir string) (*rest.Config, error) {
 	if kubeconfig == "" {
 		kubeconfig = daemon.AdminKubeconfig(dataDir)
 	}
@@ -26,11 +41,5 @@ func connect(kubeconfig, dataDir, agent string, log *slog.Logger, mirror ...clie
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
 	}
-	tls, err := rest.TLSConfigFor(c)
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
-	}
-	return client.NewRemote(client.RemoteOptions{
-		Server: c.Host, TLS: tls, Token: c.BearerToken, Agent: agent, Table: builtin.Table(), Mirror: mirror, Logger: log,
-	}), nil
+	return c, nil
 }

@@ -176,6 +176,7 @@ func (s *System) addAPI() error {
 			"/.well-known/openid-configuration": discovery,
 			"/openid/v1/jwks":                   discovery,
 			"/debug/pprof/":                     profiles(),
+			RotateKeyPath:                       rotateKey(s.store, s.log),
 		},
 		ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
 		Advertise:   s.advertise(),
