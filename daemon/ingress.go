@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/config"
@@ -23,22 +22,14 @@ func ingressOn(c config.Config) bool {
 
 // ingressRole is what the ingress may do.
 func ingressRole() []kinds.Object {
-	name := "system:controller:" + ingressIdentity
-	meta := metav1.ObjectMeta{Name: name, Annotations: map[string]string{auth.AutoUpdate: "true"}}
 	read := []string{"get", "list", "watch"}
-	return []kinds.Object{
-		&rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
-			{Verbs: read, APIGroups: []string{""}, Resources: []string{"nodes", "secrets", "services"}},
-			{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
-			{Verbs: append(read, "create"), APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingressclasses"}},
-			{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses"}},
-			{Verbs: []string{"patch", "update"}, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}},
-			{Verbs: []string{"create", "patch", "update"}, APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}},
-		}},
-		&rbacv1.ClusterRoleBinding{ObjectMeta: meta,
-			RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
-			Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: auth.ControllerNamespace, Name: ingressIdentity}}},
-	}
+	return controllerRole(ingressIdentity,
+		rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: []string{"nodes", "secrets", "services"}},
+		rbacv1.PolicyRule{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
+		rbacv1.PolicyRule{Verbs: append(read, "create"), APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingressclasses"}},
+		rbacv1.PolicyRule{Verbs: read, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses"}},
+		rbacv1.PolicyRule{Verbs: []string{"patch", "update"}, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}},
+	)
 }
 
 // newIngress returns this node's entry for HTTP and HTTPS.

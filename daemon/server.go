@@ -202,7 +202,7 @@ func (s *System) addAPI() error {
 func (s *System) bootstrap() []kinds.Object {
 	objects := auth.BootstrapObjects()
 	if !s.config.APIOnly {
-		objects = append(objects, s.dnsService())
+		objects = append(append(objects, s.dnsService()), restartRole()...)
 		if ingressOn(s.config) {
 			objects = append(objects, ingressRole()...)
 		}
@@ -312,6 +312,11 @@ func (s *System) addControllers() error {
 	loops = append(loops, services.Controllers(env)...)
 	loops = append(loops, scaling.Controllers(env)...)
 	loops = append(loops, storage.Controllers(env)...)
+	restartKey, err := s.authority.Derive(workloads.ConfigHash)
+	if err != nil {
+		return err
+	}
+	loops = append(loops, workloads.Restarts(env, restartKey))
 	for _, l := range loops {
 		s.Add(l)
 	}

@@ -35,6 +35,8 @@ func newAPI() *API {
 		Row[batchv1.Job, batchv1.JobList]("batch", "v1", "jobs", true),
 		Row[batchv1.CronJob, batchv1.CronJobList]("batch", "v1", "cronjobs", true),
 		Row[corev1.ReplicationController, corev1.ReplicationControllerList]("", "v1", "replicationcontrollers", true),
+		Row[corev1.ConfigMap, corev1.ConfigMapList]("", "v1", "configmaps", true),
+		Row[corev1.Secret, corev1.SecretList]("", "v1", "secrets", true),
 		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
 		Row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("", "v1", "persistentvolumeclaims", true),
 	)
