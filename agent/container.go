@@ -258,8 +258,12 @@ func (w *worker) containerConfig(ctx context.Context, l launch) (*rt.ContainerCo
 	if err != nil {
 		return nil, err
 	}
+	devices, err := devicesOf(l.c, l.mounts)
+	if err != nil {
+		return nil, err
+	}
 	return spec.Config(l.pod, spec.Container{
-		Spec: l.c, Attempt: l.attempt, Image: l.image, Env: vars, Mounts: mounts, Lookup: lookup, TargetID: l.target,
+		Spec: l.c, Devices: devices, Attempt: l.attempt, Image: l.image, Env: vars, Mounts: mounts, Lookup: lookup, TargetID: l.target,
 		Resources: spec.Resources(l.pod, l.c, l.resources, w.a.oom, w.a.groups != nil && w.a.groups.V2),
 	}, w.input(l.pod, 0))
 }

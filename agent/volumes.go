@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -41,6 +40,18 @@ func (o objects) ConfigMap(ctx context.Context, namespace, name string) (*corev1
 func (o objects) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
 	s, err := client.Get[*corev1.Secret](ctx, o.a.Client, namespace, name)
 	return s, singular(err, "secret", name)
+}
+
+func (o objects) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error) {
+	return client.Get[*corev1.PersistentVolumeClaim](ctx, o.a.Client, namespace, name)
+}
+
+func (o objects) PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error) {
+	return client.Get[*corev1.PersistentVolume](ctx, o.a.Client, "", name)
+}
+
+func (o objects) Node(ctx context.Context) (*corev1.Node, error) {
+	return client.Get[*corev1.Node](ctx, o.a.Client, "", o.a.NodeName)
 }
 
 // singular words "not found" as a kubelet does, whose users look for `configmap "x" not found`.
@@ -109,9 +120,9 @@ const (
 func (w *worker) mountVolumes(ctx context.Context, action lifecycle.Action) {
 	pod := w.pod
 	w.do(ctx, action.Key, func(ctx context.Context) func() {
-		mounts, images, err := w.mountAll(ctx, pod)
+		mounts, images, errs := w.mountAll(ctx, pod)
 		return func() {
-			if err != nil {
+			if len(errs) > 0 {
 				if ctx.Err() != nil {
 					return
 				}
@@ -119,8 +130,10 @@ func (w *worker) mountVolumes(ctx context.Context, action lifecycle.Action) {
 				if f := w.state.VolumeFailure; f != nil {
 					delay = min(2*f.Delay, lastMountRetry)
 				}
-				w.event(corev1.EventTypeWarning, "FailedMount", err.Error())
-				w.state.VolumeFailure = &lifecycle.Failure{Reason: "FailedMount", Message: err.Error(), Delay: delay, Retry: time.Now().Add(delay)}
+				for _, err := range errs {
+					w.event(corev1.EventTypeWarning, "FailedMount", err.Error())
+				}
+				w.state.VolumeFailure = &lifecycle.Failure{Reason: "FailedMount", Message: errors.Join(errs...).Error(), Delay: delay, Retry: time.Now().Add(delay)}
 				return
 			}
 			w.mounts, w.images = mounts, images
@@ -130,28 +143,40 @@ func (w *worker) mountVolumes(ctx context.Context, action lifecycle.Action) {
 	})
 }
 
-func (w *worker) mountAll(ctx context.Context, pod *corev1.Pod) (map[string]volume.Mounted, map[string]string, error) {
-	var mu sync.Mutex
+// mountAll mounts all volumes, each whether or not others fail: an attachment that takes minutes is not given up for a typing error.
+func (w *worker) mountAll(ctx context.Context, pod *corev1.Pod) (map[string]volume.Mounted, map[string]string, []error) {
+	var (
+		mu   sync.Mutex
+		wait sync.WaitGroup
+		errs []error
+	)
 	mounts, images := map[string]volume.Mounted{}, map[string]string{}
-	g, ctx := errgroup.WithContext(ctx)
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		g.Go(func() error {
-			if v.Image != nil {
-				ref, err := w.volumeImage(ctx, pod, v.Image)
-				mu.Lock()
-				defer mu.Unlock()
-				images[v.Name], mounts[v.Name] = ref, volume.Mounted{ReadOnly: true}
-				return err
-			}
-			m, err := w.a.Volumes.Mount(ctx, pod, v)
+		wait.Go(func() {
+			m, ref, err := w.mountOne(ctx, pod, v)
 			mu.Lock()
 			defer mu.Unlock()
-			mounts[v.Name] = m
-			return err
+			if err != nil {
+				errs = append(errs, err)
+				return
+			}
+			if mounts[v.Name] = m; ref != "" {
+				images[v.Name] = ref
+			}
 		})
 	}
-	return mounts, images, g.Wait()
+	wait.Wait()
+	return mounts, images, errs
+}
+
+func (w *worker) mountOne(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (m volume.Mounted, imageRef string, err error) {
+	if v.Image == nil {
+		m, err = w.a.Volumes.Mount(ctx, pod, v)
+		return m, "", err
+	}
+	imageRef, err = w.volumeImage(ctx, pod, v.Image)
+	return volume.Mounted{ReadOnly: true}, imageRef, err
 }
 
 // volumeImage pulls the image of an image volume.
@@ -316,6 +341,23 @@ func (w *worker) mountsOf(pod *corev1.Pod, c *corev1.Container, attempt uint32, 
 	}
 	own, err := w.ownFiles(pod, c, attempt, !ownHosts)
 	return append(out, own...), err
+}
+
+// devicesOf lists the raw devices that a container gets.
+func devicesOf(c *corev1.Container, mounts map[string]volume.Mounted) ([]*rt.Device, error) {
+	var out []*rt.Device
+	for _, d := range c.VolumeDevices {
+		mounted, ok := mounts[d.Name]
+		if !ok || !mounted.Device {
+			return nil, fmt.Errorf("cannot find volume %q to pass into container %q", d.Name, c.Name)
+		}
+		permissions := "mrw"
+		if mounted.ReadOnly {
+			permissions = "r"
+		}
+		out = append(out, &rt.Device{HostPath: mounted.Path, ContainerPath: d.DevicePath, Permissions: permissions})
+	}
+	return out, nil
 }
 
 func propagation(vm *corev1.VolumeMount) rt.MountPropagation {

@@ -120,7 +120,10 @@ func writeFiles(dir string, files map[string]file, group *int64) error {
 			return err
 		}
 	}
-	return ownTree(dir, group, true)
+	if group == nil {
+		return nil
+	}
+	return ownTree(dir, *group, true)
 }
 
 // link makes a link for each first path element that has none.

@@ -19,8 +19,8 @@ func (m *Mounter) emptyDir(pod *corev1.Pod, v *corev1.Volume) (Mounted, error) {
 	default:
 		err = fmt.Errorf("medium %q is not supported by this node", v.EmptyDir.Medium)
 	}
-	if err == nil {
-		err = ownTree(dir, fsGroup(pod), false)
+	if group := fsGroup(pod); err == nil && group != nil {
+		err = ownTree(dir, *group, false)
 	}
 	if err != nil {
 		return Mounted{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/mount-utils"
+	"k8s.io/utils/exec"
 )
 
 // Mounts makes and undoes mounts of this mount namespace.
@@ -22,6 +24,10 @@ type Mounts interface {
 	Tmpfs(dir, options string) error
 	// Bind mounts what the open file is at target. readOnly does not go down into mounts below.
 	Bind(source *os.File, target string, readOnly bool) error
+	// Mount is mount(8) with its helpers (mount.nfs), whose output is in the error.
+	Mount(source, target, fsType string, options []string) error
+	// Format is Mount of a disk, on which it first makes a file system if there is none, and checks one that is there.
+	Format(disk, target, fsType string, options []string) error
 	// Unmount undoes the mount at path; a busy one is detached and goes once it is no longer used.
 	Unmount(path string) error
 }
@@ -31,10 +37,11 @@ type Kernel struct{}
 
 var _ Mounts = Kernel{}
 
-// IsMount asks the kernel for the mount's root attribute, which also sees bind mounts on one file system.
+// IsMount asks the kernel for the mount's root attribute, which also sees bind mounts on one file system; a network file system is not
+// asked, as its server may be gone.
 func (Kernel) IsMount(path string) (bool, error) {
 	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_BASIC_STATS, &st)
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, unix.STATX_BASIC_STATS, &st)
 	if err != nil {
 		return false, fmt.Errorf("statx %s: %w", path, err)
 	}
@@ -107,6 +114,16 @@ func (Kernel) Bind(source *os.File, target string, readOnly bool) error {
 		return fmt.Errorf("make %s read-only: %w", target, err)
 	}
 	return nil
+}
+
+// Mount implements Mounts.
+func (Kernel) Mount(source, target, fsType string, options []string) error {
+	return mount.NewWithoutSystemd("").Mount(source, target, fsType, options)
+}
+
+// Format implements Mounts.
+func (Kernel) Format(disk, target, fsType string, options []string) error {
+	return mount.NewSafeFormatAndMount(mount.NewWithoutSystemd(""), exec.New()).FormatAndMount(disk, target, fsType, options)
 }
 
 // Unmount implements Mounts.

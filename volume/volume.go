@@ -17,6 +17,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/keymutex"
 )
 
 // Objects is where volumes read the cluster's objects. Errors are API errors; what is returned is not changed.
@@ -25,18 +26,24 @@ type Objects interface {
 	Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error)
 	// Token issues a token of the pod's service account, bound to the pod.
 	Token(ctx context.Context, pod *corev1.Pod, audiences []string, seconds int64) (*authenticationv1.TokenRequestStatus, error)
+	Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, error)
+	PersistentVolume(ctx context.Context, name string) (*corev1.PersistentVolume, error)
+	// Node is this node's own object.
+	Node(ctx context.Context) (*corev1.Node, error)
 	// Allocatable is what the node offers, the default of downward API limits.
 	Allocatable() corev1.ResourceList
 }
 
-// Plugin mounts sources that live outside of the node's own disk: claims, CSI and ephemeral claims.
+// Plugin mounts what drivers outside of this program bring: volumes of CSI.
 type Plugin interface {
+	// Kind names the directory of the plugin's volumes below a pod's: "kubernetes.io~csi".
+	Kind() string
 	// Supports says whether the plugin is for this source.
-	Supports(v *corev1.Volume) bool
-	// Mount makes the volume reachable at dir or elsewhere on the host and returns the path. Repeatable.
-	Mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume, dir string) (string, error)
-	// Unmount undoes Mount by what it finds at dir. Repeatable.
-	Unmount(ctx context.Context, pod types.UID, volume, dir string) error
+	Supports(r *Request) bool
+	// Mount makes the volume reachable below r.Dir and returns where. Repeatable.
+	Mount(ctx context.Context, r *Request) (Mounted, error)
+	// Unmount undoes Mount by what it finds at dir, which is r.Dir of then. Repeatable.
+	Unmount(ctx context.Context, pod types.UID, dir string) error
 }
 
 // Options of a Mounter.
@@ -55,6 +62,8 @@ type Options struct {
 type Mounter struct {
 	Options
 
+	dirs keymutex.KeyMutex // volumes outside of the pod, by their directory
+
 	mu     sync.Mutex
 	tokens map[tokenKey]*token
 }
@@ -64,7 +73,7 @@ func New(o Options) *Mounter {
 	if o.Mounts == nil {
 		o.Mounts = Kernel{}
 	}
-	return &Mounter{Options: o, tokens: map[tokenKey]*token{}}
+	return &Mounter{Options: o, dirs: keymutex.NewHashed(0), tokens: map[tokenKey]*token{}}
 }
 
 // Mounted is a volume that is ready for containers.
@@ -73,6 +82,8 @@ type Mounted struct {
 	Path string
 	// ReadOnly: containers may not write, whatever their mounts say.
 	ReadOnly bool
+	// Device: Path is a raw block device, not a directory.
+	Device bool
 	// Refresh is when the contents must be written anew (a token grows old); zero: only when an object changes.
 	Refresh time.Time
 }
@@ -97,7 +108,8 @@ func (m *Mounter) live(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) (
 	}
 }
 
-// kindOf names the directory of a source, as upstream's kubelet does, and whether it is live and whether it lies in memory.
+// kindOf names the directory of a source of the pod's own, as upstream's kubelet does, and whether it is live and whether it lies in
+// memory.
 func kindOf(v *corev1.Volume) (dir string, live, memory bool) {
 	switch {
 	case v.EmptyDir != nil:
@@ -111,7 +123,7 @@ func kindOf(v *corev1.Volume) (dir string, live, memory bool) {
 	case v.Projected != nil:
 		return "kubernetes.io~projected", true, true
 	}
-	return "kubernetes.io~plugin", false, false
+	return "", false, false
 }
 
 // Live says whether a volume's contents follow objects of the cluster, so that Refresh is worth calling.
@@ -146,16 +158,7 @@ func (m *Mounter) Mount(ctx context.Context, pod *corev1.Pod, v *corev1.Volume) 
 	if Live(v) {
 		return m.mountLive(ctx, pod, v)
 	}
-	for _, p := range m.Plugins {
-		if p.Supports(v) {
-			path, err := p.Mount(ctx, pod, v, m.path(pod.UID, v))
-			if err != nil {
-				return Mounted{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", v.Name, err)
-			}
-			return Mounted{Path: path}, nil
-		}
-	}
-	return Mounted{}, fmt.Errorf("MountVolume.SetUp failed for volume %q : no volume plugin matched", v.Name)
+	return m.mountOutside(ctx, pod, v)
 }
 
 // mountLive writes a live source's files.
@@ -255,17 +258,14 @@ func (m *Mounter) Unmount(ctx context.Context, uid types.UID) error {
 }
 
 func (m *Mounter) unmountPlugins(ctx context.Context, uid types.UID) error {
-	dir := filepath.Join(m.PodDir(uid), "volumes", "kubernetes.io~plugin")
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+	for _, p := range m.Plugins {
+		dir := filepath.Join(m.PodDir(uid), "volumes", p.Kind())
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
-		return err
-	}
-	for _, e := range entries {
-		for _, p := range m.Plugins {
-			if err := p.Unmount(ctx, uid, e.Name(), filepath.Join(dir, e.Name())); err != nil {
+		for _, e := range entries {
+			if err := p.Unmount(ctx, uid, filepath.Join(dir, e.Name())); err != nil {
 				return fmt.Errorf("UnmountVolume.TearDown failed for volume %q : %w", e.Name(), err)
 			}
 		}

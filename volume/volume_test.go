@@ -25,6 +25,8 @@ import (
 type cluster struct {
 	configMaps map[string]*corev1.ConfigMap
 	secrets    map[string]*corev1.Secret
+	claims     map[string]*corev1.PersistentVolumeClaim
+	volumes    map[string]*corev1.PersistentVolume
 	tokens     int
 	tokenErr   error
 }
@@ -41,6 +43,24 @@ func (c *cluster) Secret(_ context.Context, _, name string) (*corev1.Secret, err
 		return s, nil
 	}
 	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "secret"}, name)
+}
+
+func (c *cluster) Claim(_ context.Context, _, name string) (*corev1.PersistentVolumeClaim, error) {
+	if claim := c.claims[name]; claim != nil {
+		return claim, nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumeclaims"}, name)
+}
+
+func (c *cluster) PersistentVolume(_ context.Context, name string) (*corev1.PersistentVolume, error) {
+	if pv := c.volumes[name]; pv != nil {
+		return pv, nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{Resource: "persistentvolumes"}, name)
+}
+
+func (c *cluster) Node(context.Context) (*corev1.Node, error) {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: map[string]string{corev1.LabelHostname: "n1"}}}, nil
 }
 
 func (c *cluster) Token(_ context.Context, _ *corev1.Pod, _ []string, seconds int64) (*authenticationv1.TokenRequestStatus, error) {
@@ -164,7 +184,7 @@ func TestItemsModesAndWhatIsMissing(t *testing.T) {
 		"no secret": {corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "no"}}, "", 0, `MountVolume.SetUp failed for volume "v" : secret "no" not found`},
 		"huge pages": {corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumHugePages}}, "", 0,
 			`MountVolume.SetUp failed for volume "v" : medium "HugePages" is not supported by this node`},
-		"claim": {corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "c"}}, "", 0,
+		"iscsi": {corev1.VolumeSource{ISCSI: &corev1.ISCSIVolumeSource{}}, "", 0,
 			`MountVolume.SetUp failed for volume "v" : no volume plugin matched`},
 	} {
 		t.Run(name, func(t *testing.T) {

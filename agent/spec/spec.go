@@ -113,6 +113,7 @@ type Container struct {
 	Image   string // reference that the runtime resolved
 	Env     []*rt.KeyValue
 	Mounts  []*rt.Mount
+	Devices []*rt.Device
 	// Lookup resolves $(VAR) in command and arguments.
 	Lookup    func(string) (string, bool)
 	Resources *rt.LinuxContainerResources
@@ -139,6 +140,7 @@ func Config(pod *corev1.Pod, c Container, in Input) (*rt.ContainerConfig, error)
 		WorkingDir:  c.Spec.WorkingDir,
 		Envs:        c.Env,
 		Mounts:      c.Mounts,
+		Devices:     c.Devices,
 		Labels:      labels,
 		Annotations: annotations(pod, c),
 		Stdin:       c.Spec.Stdin,
