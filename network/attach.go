@@ -92,7 +92,7 @@ func (n *Network) link(s *sandbox, link *Link) error {
 	}
 	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = s.Link, n.mtu, n.bridge, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.MasterIndex, attrs.Flags = s.Link, link.MTU, n.bridge, net.FlagUp
 	veth := netlink.NewVeth(attrs)
 	veth.PeerName, veth.PeerNamespace, veth.PeerHardwareAddr = s.IfName, netlink.NsFd(ns), link.PodHardwareAddr
 	if err := n.node.LinkAdd(veth); err != nil {

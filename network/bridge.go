@@ -18,7 +18,7 @@ import (
 
 // setUpBridge makes the bridge, its addresses and routes, and the sysctls, or mends those that differ.
 func (n *Network) setUpBridge() error {
-	mtu, err := n.uplinkMTU()
+	mtu, err := n.podMTU()
 	if err != nil {
 		return err
 	}
@@ -55,45 +55,6 @@ func (n *Network) setUpBridge() error {
 		}
 	}
 	return nil
-}
-
-// uplinkMTU is the MTU of the link that the default route uses; without such a route, the smallest one of the links that are
-// up, and without any link 1500.
-func (n *Network) uplinkMTU() (int, error) {
-	routes, err := n.node.RouteList(nil, netlink.FAMILY_ALL)
-	if err != nil {
-		return 0, fmt.Errorf("list routes: %w", err)
-	}
-	links, err := n.node.LinkList()
-	if err != nil {
-		return 0, fmt.Errorf("list links: %w", err)
-	}
-	uplinks := map[int]bool{}
-	for _, r := range routes {
-		if r.Dst == nil || r.Dst.IP.IsUnspecified() && isZeroMask(r.Dst.Mask) {
-			uplinks[r.LinkIndex] = true
-		}
-	}
-	mtu := 0
-	for _, link := range links {
-		a := link.Attrs()
-		ours := a.Name == n.opts.Bridge || a.MasterIndex != 0
-		if len(uplinks) > 0 && !uplinks[a.Index] || ours || a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 {
-			continue
-		}
-		if mtu == 0 || a.MTU < mtu {
-			mtu = a.MTU
-		}
-	}
-	if mtu == 0 {
-		mtu = 1500
-	}
-	return mtu, nil
-}
-
-func isZeroMask(mask net.IPMask) bool {
-	ones, _ := mask.Size()
-	return ones == 0
 }
 
 // setAddresses gives the bridge its gateways and the node's own service addresses, and takes all others away.

@@ -23,9 +23,12 @@ func newPool(prefix netip.Prefix) (*pool, error) {
 	if bits < 2 {
 		return nil, fmt.Errorf("pod range %s: no room for a gateway and a pod", prefix)
 	}
-	gateway := prefix.Addr().Next()
+	gateway := Gateway(prefix)
 	return &pool{prefix: prefix, gateway: gateway, last: lastAddr(prefix), cursor: gateway, used: map[netip.Addr]bool{}}, nil
 }
+
+// Gateway is the address that a node has in its range of pods.
+func Gateway(prefix netip.Prefix) netip.Addr { return prefix.Masked().Addr().Next() }
 
 // lastAddr is the highest address of the prefix that a host may have.
 func lastAddr(prefix netip.Prefix) netip.Addr {

@@ -57,6 +57,11 @@ func (a *Attachment) linkName() string {
 	return "keb" + hex.EncodeToString(sum[:6])
 }
 
+// podLink is what linkName returns.
+var podLink = regexp.MustCompile(`^keb[0-9a-f]{12}$`)
+
+func isPodLink(name string) bool { return podLink.MatchString(name) }
+
 func (n *Network) sandboxFile(id string) string { return filepath.Join(n.opts.Dir, id+".json") }
 
 func (n *Network) saveSandbox(s *sandbox) error {

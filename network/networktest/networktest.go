@@ -208,3 +208,53 @@ func setUp(name, addr string) error {
 	}
 	return netlink.LinkSetUp(link)
 }
+
+// Switch is a link between namespaces: a bridge in a namespace of its own, which may also route between switches of that
+// namespace.
+type Switch struct {
+	ns   *Namespace
+	name string
+}
+
+// NewSwitch makes a switch in a namespace. With an address ("192.0.2.254/24") the namespace routes for those on the switch.
+func NewSwitch(t testing.TB, ns *Namespace, name, address string) *Switch {
+	t.Helper()
+	err := ns.Do(func() error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+			return err
+		}
+		if address == "" {
+			return netlink.LinkSetUp(&netlink.Bridge{LinkAttrs: attrs})
+		}
+		if err := setUp(name, address); err != nil {
+			return err
+		}
+		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0)
+	})
+	if err != nil {
+		t.Fatalf("make switch %s: %v", name, err)
+	}
+	return &Switch{ns, name}
+}
+
+// Plug links a namespace to the switch: there the link has the name and address given. port names the switch's end.
+func (s *Switch) Plug(t testing.TB, port string, to *Namespace, name, address string) {
+	t.Helper()
+	err := s.ns.Do(func() error {
+		bridge, err := netlink.LinkByName(s.name)
+		if err != nil {
+			return err
+		}
+		veth := netlink.NewVeth(netlink.LinkAttrs{Name: port, TxQLen: -1, MasterIndex: bridge.Attrs().Index, Flags: net.FlagUp})
+		veth.PeerName, veth.PeerNamespace = name, netlink.NsFd(to.fd)
+		return netlink.LinkAdd(veth)
+	})
+	if err == nil {
+		err = to.Do(func() error { return setUp(name, address) })
+	}
+	if err != nil {
+		t.Fatalf("plug %s: %v", port, err)
+	}
+}
