@@ -19,6 +19,7 @@ import (
 	"github.com/kebernetes/kebernetes/cri"
 	"github.com/kebernetes/kebernetes/dns"
 	"github.com/kebernetes/kebernetes/network"
+	"github.com/kebernetes/kebernetes/network/routes"
 	"github.com/kebernetes/kebernetes/proxy"
 )
 
@@ -75,6 +76,12 @@ func (s *System) addNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ways, err := routes.New(routes.Options{
+		Client: own, NodeName: c.NodeName, ClusterCIDRs: []netip.Prefix{pods}, Network: links, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
 	rules, err := proxy.New(proxy.Options{
 		Client: s.As(component("kube-proxy")), NodeName: c.NodeName,
 		ClusterCIDRs: []netip.Prefix{pods}, ServiceCIDRs: []netip.Prefix{serviceRange},
@@ -106,7 +113,7 @@ func (s *System) addNode(ctx context.Context) error {
 		return err
 	}
 	api := nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: c.NodeName, Logger: s.log})
-	s.AddNode(c.NodeName, api, links, rules, names, front, kubelet)
+	s.AddNode(c.NodeName, api, links, ways, rules, names, front, kubelet)
 	return nil
 }
 
@@ -139,6 +146,7 @@ func podCIDRs(ctx context.Context, c *client.Client, node string) ([]netip.Prefi
 func resetNetwork(dataDir string) error {
 	return errors.Join(
 		proxy.Reset(proxy.Options{}),
+		routes.Reset(routes.Options{}),
 		network.Reset(network.Options{Dir: filepath.Join(dataDir, "network"), ConfDir: filepath.Join(dataDir, "cni")}),
 	)
 }
