@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,7 +61,7 @@ type seen struct {
 }
 
 type group struct {
-	messages map[string]bool
+	messages []string // similarMost at most; most groups have one
 	since    time.Time
 }
 
@@ -210,15 +211,16 @@ func (s *recorderState) correlate(e *corev1.Event) (int32, *seen) {
 	}
 	g := s.groups[key]
 	if g == nil || now.Sub(g.since) > similarWindow {
-		g = &group{messages: map[string]bool{}, since: now}
+		g = &group{since: now}
 		s.groups[key] = g
 	}
-	if len(g.messages) < similarMost {
-		g.messages[e.Message] = true
-	}
-	if g.messages[e.Message] {
+	switch {
+	case slices.Contains(g.messages, e.Message):
 		key.note = e.Message
-	} else {
+	case len(g.messages) < similarMost:
+		g.messages = append(g.messages, e.Message)
+		key.note = e.Message
+	default:
 		e.Message = combinedPrefix + e.Message
 	}
 	if len(s.known) >= recorderMemory {

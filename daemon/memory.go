@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"time"
@@ -14,28 +16,94 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// settled is how long after its start a process has done all that it does only once.
-const settled = 5 * time.Second
+const (
+	// settled is how long after its start a process has done all that it does only once.
+	settled = 5 * time.Second
+	// restAfter is how long a busy process is watched before it counts as at rest again, restBytes how little it allocates in
+	// that time when it is: an idle server needs less than a tenth of it.
+	restAfter = 5 * time.Second
+	restBytes = 4 << 20
+	// worthBytes is the least that is worth a collection: it takes some ten milliseconds for each 10 MB that stay.
+	worthBytes = 16 << 20
+)
 
-// trimmer gives back, once, what only the start needed: buffers of unpacking and recovery, and the pages of the executable
-// that hold the packed programs. It halves the resident memory of an idle server.
+// trimmer gives back what only the start, or a busy time, needed: buffers of unpacking and recovery, what the collector left
+// for the next burst, and the pages of the executable that were read once. While nothing happens, nothing wakes it.
 type trimmer struct{ log *slog.Logger }
 
 func (t trimmer) Name() string { return "trimmer" }
 
-// Run waits until the start is over, trims, and waits for ctx.
+// Run trims when the start is over, and then after each busy time, until ctx is done. A collection says that there is one.
 func (t trimmer) Run(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-time.After(settled):
+	collected := make(chan struct{}, 1)
+	look := time.NewTimer(settled)
+	defer look.Stop()
+	looking, started := true, false
+	var before uint64
+	onCollection(collected)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-collected:
+			onCollection(collected)
+			if !looking {
+				looking, before = true, readHeap().allocated
+				look.Reset(restAfter)
+			}
+		case <-look.C:
+			heap := readHeap()
+			looking = started && heap.allocated-before > restBytes
+			if looking {
+				before = heap.allocated
+				look.Reset(restAfter)
+				continue
+			}
+			if !started || heap.spare > worthBytes {
+				t.trim()
+			}
+			started = true
+		}
 	}
+}
+
+func (t trimmer) trim() {
 	debug.FreeOSMemory()
 	if err := dropExecutablePages(); err != nil {
 		t.log.Warn("memory not trimmed", "err", err)
 	}
-	<-ctx.Done()
-	return nil
+}
+
+// onCollection puts a token into c after the next collection, unless there is one already.
+func onCollection(c chan<- struct{}) {
+	witness := new([64]byte) // garbage at once
+	runtime.AddCleanup(witness, func(c chan<- struct{}) {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}, c)
+}
+
+// heapState is how the heap stands, in bytes.
+type heapState struct {
+	allocated uint64 // since the process began
+	spare     uint64 // held from the system, but not by what the last collection found alive
+}
+
+func readHeap() heapState {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+	}
+	metrics.Read(samples)
+	var v [5]uint64
+	for i, s := range samples {
+		if s.Value.Kind() == metrics.KindUint64 {
+			v[i] = s.Value.Uint64()
+		}
+	}
+	return heapState{allocated: v[0], spare: max(v[1], v[2]+v[3]+v[4]) - v[1]}
 }
 
 // mapping is one entry of /proc/self/smaps (proc_pid_smaps(5)).
@@ -93,7 +161,7 @@ func readMappings() ([]mapping, error) {
 			out = append(out, m)
 			continue
 		}
-		if len(fields) == 3 && len(out) > 0 && (fields[0] == "Anonymous:" || fields[0] == "Private_Dirty:") && fields[1] != "0" {
+		if len(fields) == 3 && len(out) > 0 && fields[0] == "Anonymous:" && fields[1] != "0" {
 			out[len(out)-1].private = true
 		}
 	}

@@ -27,8 +27,15 @@ type encoding struct {
 	bytes []byte
 }
 
-// Encoding returns the cached bytes under key, or calls encode once and keeps what it returns. Keys are the caller's own
-// small numbers (format and API version). Two callers at once may both encode; one result is kept. Errors are not kept.
+// retired is the list of encodings of an item that is to keep none any more.
+var retired = &[]encoding{}
+
+// retire lets go of the cached encodings for good: the state is neither current nor news.
+func (i *Item) retire() { i.encodings.Store(retired) }
+
+// Encoding returns the cached bytes under key, or calls encode once and keeps what it returns, unless the item is retired.
+// Keys are the caller's own small numbers (format and API version). Two callers at once may both encode; one result is kept.
+// Errors are not kept.
 func (i *Item) Encoding(key uint8, encode func() ([]byte, error)) ([]byte, error) {
 	if b, ok := cached(i.encodings.Load(), key); ok {
 		return b, nil
@@ -39,6 +46,9 @@ func (i *Item) Encoding(key uint8, encode func() ([]byte, error)) ([]byte, error
 	}
 	for {
 		old := i.encodings.Load()
+		if old == retired {
+			return b, nil
+		}
 		if first, ok := cached(old, key); ok {
 			return first, nil
 		}

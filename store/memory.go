@@ -197,14 +197,13 @@ func (m *Memory) compact(before int64) {
 	}
 }
 
-// Trim lets go of the cached encodings of states that are no longer current, up to a revision. Their events stay; a watcher
-// that comes late enough to read them encodes them again.
+// Trim lets go of the cached encodings of states that were no longer current at a revision. Their events stay; a watcher
+// that comes late enough to read them encodes them again, for itself alone.
 func (m *Memory) Trim(before int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := Snapshot{m.state.Load()}
 	for _, r := range m.rings {
-		r.trim(before, now)
+		r.trim(before)
 	}
 }
 

@@ -345,6 +345,33 @@ func TestTrimKeepsOnlyEncodingsOfWhatIsCurrent(t *testing.T) {
 	}
 }
 
+// However fast events come, only the newest keep the encodings of what they ended; and nothing that is retired keeps any again.
+func TestNewsIsBounded(t *testing.T) {
+	encode := func(i *Item) { _, _ = i.Encoding(1, func() ([]byte, error) { return []byte("x"), nil }) }
+	for _, c := range []struct {
+		size, keep int
+	}{{1, newsEvents}, {newsBytes / 8, 8}, {2 * newsBytes, 0}} {
+		m := NewMemory(0)
+		var items []*Item
+		for rev := int64(1); rev <= 2*newsEvents; rev++ {
+			e := Event{Item: &Item{Key: key("pods", "a/p"), Revision: rev, Size: c.size}, Prev: m.Snapshot().Get(key("pods", "a/p"))}
+			items = append(items, e.Item)
+			m.Publish(rev, []Event{e})
+			encode(e.Item)
+		}
+		kept := 0
+		for _, i := range items {
+			encode(i)
+			if _, ok := i.Cached(1); ok {
+				kept++
+			}
+		}
+		if _, ok := items[len(items)-1].Cached(1); !ok || kept != c.keep+1 { // each event's past, and the present
+			t.Errorf("size %d: %d kept, want %d and the current one", c.size, kept, c.keep)
+		}
+	}
+}
+
 func TestMirrorForgets(t *testing.T) {
 	m := NewMemory(0)
 	for i := range 10 * mirrorHistory {

@@ -11,6 +11,10 @@ const (
 	// burst that the store takes. Who falls further behind lists again.
 	ringEvents = 8192
 	ringBytes  = 16 << 20
+	// newsEvents and newsBytes bound how many events keep the cached encodings of states that are no longer current: what
+	// watchers that keep up have still to read, some tenths of a second of the fastest burst.
+	newsEvents = 2048
+	newsBytes  = 2 << 20
 	// watchBatch is how many events one Next returns at most, so that a cursor's buffer stays small.
 	watchBatch = 256
 )
@@ -18,12 +22,13 @@ const (
 // ring holds the newest events of one resource in order of revision. Watchers are cursors into it: they cost the publisher
 // nothing but the closing of one channel.
 type ring struct {
-	mu      sync.Mutex
-	buf     []Event // circular; its length is a power of two
-	head    uint64  // sequence number of the oldest event held
-	tail    uint64  // sequence number of the next event
-	size    int     // sum of the sizes of the items held
-	trimmed uint64  // events before it have no cached encodings, or are current
+	mu    sync.Mutex
+	buf   []Event // circular; its length is a power of two
+	head  uint64  // sequence number of the oldest event held
+	tail  uint64  // sequence number of the next event
+	size  int     // sum of the sizes of the items held
+	news  uint64  // sequence number of the oldest event that keeps cached encodings, whether current or not
+	fresh int     // sum of the sizes of the items from news on
 	// floor: events up to this revision may be gone.
 	floor int64
 	// wake is closed by the next publish; nil while nobody waits.
@@ -43,6 +48,10 @@ func (r *ring) publish(events []Event) {
 		*r.at(r.tail) = e
 		r.tail++
 		r.size += e.Item.size()
+		r.fresh += e.Item.size()
+		for r.tail-r.news > newsEvents || r.fresh > newsBytes {
+			r.age()
+		}
 		for r.tail-r.head > 1 && (r.tail-r.head > ringEvents || r.size > ringBytes) {
 			r.drop()
 		}
@@ -69,6 +78,9 @@ func (r *ring) resize(n int) {
 
 // drop forgets the oldest event.
 func (r *ring) drop() {
+	if r.news == r.head {
+		r.age()
+	}
 	e := r.at(r.head)
 	r.floor = max(r.floor, e.Item.Revision)
 	r.size -= e.Item.size()
@@ -94,18 +106,26 @@ func (r *ring) compact(before int64) {
 	}
 }
 
-// trim drops cached encodings; see Memory.Trim.
-func (r *ring) trim(before int64, now Snapshot) {
+// age lets go of what the oldest of the news has cached and is not current: the state that it ended, and its own when that
+// was the object's last. An object's present state is ended by no event, and keeps its encodings.
+func (r *ring) age() {
+	e := r.at(r.news)
+	if e.Prev != nil {
+		e.Prev.retire()
+	}
+	if e.Type == Delete {
+		e.Item.retire()
+	}
+	r.fresh -= e.Item.size()
+	r.news++
+}
+
+// trim ages the events up to a revision; see Memory.Trim.
+func (r *ring) trim(before int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for r.trimmed = max(r.trimmed, r.head); r.trimmed < r.tail && r.at(r.trimmed).Item.Revision <= before; r.trimmed++ {
-		e := r.at(r.trimmed)
-		if e.Prev != nil {
-			e.Prev.encodings.Store(nil)
-		}
-		if e.Type == Delete || now.Get(e.Item.Key) != e.Item {
-			e.Item.encodings.Store(nil)
-		}
+	for r.news < r.tail && r.at(r.news).Item.Revision <= before {
+		r.age()
 	}
 }
 
