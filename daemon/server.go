@@ -294,6 +294,19 @@ func (s *System) kubeconfig() (pki.Kubeconfig, error) {
 	return pki.Kubeconfig{Name: "keb", Server: s.url(), CA: s.authority.CA(), User: "admin", Client: admin}, nil
 }
 
+// nodePorts are the TCP ports at which nodes serve the cluster itself.
+func (s *System) nodePorts() map[int32]string {
+	ports := map[int32]string{int32(s.port()): "the API"}
+	for _, at := range []string{s.config.IngressHTTP, s.config.IngressHTTPS} {
+		if _, port, err := net.SplitHostPort(at); err == nil {
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				ports[int32(n)] = "Ingresses"
+			}
+		}
+	}
+	return ports
+}
+
 // component is the identity of a part of the control plane with a user name of its own.
 func component(name string) *auth.User {
 	return &auth.User{Name: "system:" + name, Groups: []string{auth.GroupAuthenticated}}
@@ -309,7 +322,7 @@ func (s *System) addControllers() error {
 		ClusterCIDR: []netip.Prefix{netip.MustParsePrefix(s.config.ClusterCIDR)},
 	})
 	loops = append(loops, workloads.Controllers(env)...)
-	loops = append(loops, services.Controllers(env)...)
+	loops = append(loops, services.Controllers(env, s.nodePorts())...)
 	loops = append(loops, scaling.Controllers(env)...)
 	loops = append(loops, storage.Controllers(env)...)
 	restartKey, err := s.authority.Derive(workloads.ConfigHash)

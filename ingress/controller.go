@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
 // writeRetry is how long the Controller rests after the API refused a write.
@@ -210,25 +211,11 @@ func (c *Controller) report(snapshot client.Snapshot, faults []fault) {
 	c.reported = now
 }
 
-// addressesOf are the addresses that clients reach the ingress at: those of the nodes that are ready, for each its external
-// ones if it has any, its internal ones otherwise. Nodes that say so are left out.
+// addressesOf are the addresses that clients reach the ingress at.
 func addressesOf(nodes []*corev1.Node) []networkingv1.IngressLoadBalancerIngress {
 	var addrs []netip.Addr
 	for _, n := range nodes {
-		if _, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]; excluded || !isReady(n) {
-			continue
-		}
-		for _, typ := range []corev1.NodeAddressType{corev1.NodeExternalIP, corev1.NodeInternalIP} {
-			before := len(addrs)
-			for _, a := range n.Status.Addresses {
-				if addr, err := netip.ParseAddr(a.Address); err == nil && a.Type == typ {
-					addrs = append(addrs, addr)
-				}
-			}
-			if len(addrs) > before {
-				break
-			}
-		}
+		addrs = append(addrs, kinds.BalancerAddresses(n)...)
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	out := make([]networkingv1.IngressLoadBalancerIngress, 0, len(addrs))
@@ -236,10 +223,4 @@ func addressesOf(nodes []*corev1.Node) []networkingv1.IngressLoadBalancerIngress
 		out = append(out, networkingv1.IngressLoadBalancerIngress{IP: addr.String()})
 	}
 	return out
-}
-
-func isReady(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
 }

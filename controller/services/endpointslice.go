@@ -226,7 +226,27 @@ func sliceEndpoint(service *corev1.Service, pod *corev1.Pod, ip string, node *co
 	if h := hostname(pod, service); h != "" {
 		e.Hostname = ptr.To(h)
 	}
+	e.Hints = hints(service, &e)
 	return e
+}
+
+// hints tell proxies whose clients an endpoint is for, where the service wants traffic to stay near (KEP-4444, KEP-3015).
+func hints(service *corev1.Service, e *discoveryv1.Endpoint) *discoveryv1.EndpointHints {
+	near := ptr.Deref(service.Spec.TrafficDistribution, "")
+	if near == "" || !*e.Conditions.Ready {
+		return nil
+	}
+	var h discoveryv1.EndpointHints
+	if e.Zone != nil {
+		h.ForZones = []discoveryv1.ForZone{{Name: *e.Zone}}
+	}
+	if near == corev1.ServiceTrafficDistributionPreferSameNode && e.NodeName != nil {
+		h.ForNodes = []discoveryv1.ForNode{{Name: *e.NodeName}}
+	}
+	if h.ForZones == nil && h.ForNodes == nil {
+		return nil
+	}
+	return &h
 }
 
 // slicePorts are the service's ports as the pod serves them.

@@ -1,5 +1,5 @@
-// Package services holds the controllers behind Services: EndpointSlices and Endpoints, and the mirror of hand-made
-// Endpoints, one file each. What is to be written is computed by pure functions of the service, its pods and what is there.
+// Package services holds the controllers behind Services: EndpointSlices and Endpoints, the mirror of hand-made Endpoints, and
+// load balancers, one file each. What is to be written is computed by pure functions of the service, its pods and what is there.
 // Only daemon and testcluster import it.
 package services
 
@@ -15,12 +15,14 @@ import (
 	"github.com/kebernetes/kebernetes/controller"
 )
 
-// Controllers returns the components of this package.
-func Controllers(env controller.Env) []*controller.Loop {
+// Controllers returns the components of this package. reserved are TCP ports of the nodes that no load balancer may take, with
+// what they serve.
+func Controllers(env controller.Env, reserved map[int32]string) []*controller.Loop {
 	return []*controller.Loop{
 		EndpointSlices(env),
 		Endpoints(env),
 		EndpointMirrors(env),
+		Balancers(env, reserved),
 	}
 }
 

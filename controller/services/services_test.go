@@ -16,6 +16,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	. "github.com/kebernetes/kebernetes/controller/controllertest"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
 func newAPI() *API {
@@ -236,7 +237,7 @@ func TestServiceLife(t *testing.T) {
 		for i := range 3 {
 			Put(api, pod(i))
 		}
-		Start(t, Controllers(api.Env(t))...)
+		Start(t, Controllers(api.Env(t), nil)...)
 		Put(api, service())
 		synctest.Wait()
 		count := func() string {
@@ -286,7 +287,7 @@ func TestServiceLife(t *testing.T) {
 func TestHandMadeEndpointsAreMirrored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := newAPI()
-		Start(t, Controllers(api.Env(t))...)
+		Start(t, Controllers(api.Env(t), nil)...)
 		Put(api, service(func(s *corev1.Service) { s.Spec.Selector = nil }))
 		Put(api, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web", Labels: map[string]string{"mine": "yes"}}, Subsets: []corev1.EndpointSubset{{
 			Addresses:         []corev1.EndpointAddress{{IP: "192.0.2.1"}, {IP: "2001:db8::1"}},
@@ -324,4 +325,94 @@ func TestHandMadeEndpointsAreMirrored(t *testing.T) {
 			t.Errorf("slices of Endpoints that are gone: %s", got)
 		}
 	})
+}
+
+func TestNodesBalance(t *testing.T) {
+	node := func(name, ip string, edit ...func(*corev1.Node)) *corev1.Node {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: ip}, {Type: corev1.NodeHostName, Address: name}}
+		for _, e := range edit {
+			e(n)
+		}
+		return n
+	}
+	balanced := func(name string, created int64, edit ...func(*corev1.Service)) *corev1.Service {
+		s := service(append(edit, func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })...)
+		s.Name, s.UID, s.CreationTimestamp = name, types.UID(name), metav1.Unix(created, 0)
+		return s
+	}
+	synctest.Test(t, func(t *testing.T) {
+		api := newAPI()
+		Start(t, Balancers(api.Env(t), map[int32]string{443: "Ingresses"}))
+		expect := func(what string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for _, s := range All[*corev1.Service](api) {
+				got = append(got, s.Name+"="+strings.Join(kinds.IngressAddresses(s.Status.LoadBalancer), ","))
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", what, got, want)
+			}
+		}
+		Put(api, node("node", "192.0.2.1"))
+		Put(api, node("out", "192.0.2.3", func(n *corev1.Node) { n.Labels[corev1.LabelNodeExcludeBalancers] = "" }))
+		Put(api, balanced("web", 100))
+		expect("one node", "web=192.0.2.1")
+		Put(api, node("second", "192.0.2.2", func(n *corev1.Node) {
+			n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeExternalIP, Address: "198.51.100.2"})
+		}))
+		expect("a second, with an address outside", "web=192.0.2.1,198.51.100.2")
+		Put(api, balanced("late", 200))
+		Put(api, balanced("other", 200, func(s *corev1.Service) { s.Spec.LoadBalancerClass = ptr.To("example.com/lb") }))
+		Put(api, balanced("secure", 200, func(s *corev1.Service) { s.Spec.Ports[0].Port = 443 }))
+		Put(api, balanced("udp", 200, func(s *corev1.Service) { s.Spec.Ports[0].Protocol = corev1.ProtocolUDP }))
+		expect("ports that are taken", "late=", "other=", "secure=", "udp=192.0.2.1,198.51.100.2", "web=192.0.2.1,198.51.100.2")
+		var said []string
+		for _, e := range All[*corev1.Event](api) {
+			if e.Type == corev1.EventTypeWarning {
+				said = append(said, e.InvolvedObject.Name+": "+e.Message)
+			}
+		}
+		if slices.Sort(said); !slices.Equal(said, []string{
+			"late: Error syncing load balancer: port 80/TCP of the nodes serves service ns/web",
+			"secure: Error syncing load balancer: port 443/TCP of the nodes serves Ingresses",
+		}) {
+			t.Errorf("events %q", said)
+		}
+		Change(api, "ns", "web", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP })
+		expect("the next takes the port", "late=192.0.2.1,198.51.100.2", "other=", "secure=", "udp=192.0.2.1,198.51.100.2", "web=")
+		Change(api, "", "second", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionUnknown })
+		expect("a node is lost", "late=192.0.2.1", "other=", "secure=", "udp=192.0.2.1", "web=")
+
+		Change(api, "", "second", func(n *corev1.Node) { n.Status.Conditions[0].Status = corev1.ConditionTrue })
+		Change(api, "ns", "late", func(s *corev1.Service) { s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal })
+		expect("local, no endpoint", "late=", "other=", "secure=", "udp=192.0.2.1,198.51.100.2", "web=")
+		Put(api, &discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "ns", Name: "late-1", Labels: map[string]string{discoveryv1.LabelServiceName: "late"}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.42.0.1"}, NodeName: ptr.To("second")}},
+		})
+		expect("local, an endpoint", "late=198.51.100.2", "other=", "secure=", "udp=192.0.2.1,198.51.100.2", "web=")
+	})
+}
+
+func TestHintsKeepTrafficNear(t *testing.T) {
+	for near, want := range map[string]string{"": "<nil>", corev1.ServiceTrafficDistributionPreferSameZone: "zone z1", corev1.ServiceTrafficDistributionPreferSameNode: "zone z1 node node"} {
+		s := planSlices(service(func(s *corev1.Service) {
+			if near != "" {
+				s.Spec.TrafficDistribution = &near
+			}
+		}), []*corev1.Pod{pod(1), pod(2, unready)}, nil, oneNode).create[0]
+		got := "<nil>"
+		if h := s.Endpoints[0].Hints; h != nil {
+			got = "zone " + h.ForZones[0].Name
+			for _, n := range h.ForNodes {
+				got += " node " + n.Name
+			}
+		}
+		if got != want || s.Endpoints[1].Hints != nil {
+			t.Errorf("%q: hints %s of the ready endpoint, want %s; %v of the unready one", near, got, want, s.Endpoints[1].Hints)
+		}
+	}
 }
