@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -35,7 +36,9 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	}
 	rest = append(rest, s.Bootstrap...)
 	rest = append(rest, systemPriorities()...)
-	rest = append(rest, s.apiService())
+	rest = append(rest, s.apiService(), &networkingv1.ServiceCIDR{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{s.ServiceCIDR.Masked().String()}},
+	})
 	if s.Advertise.IsValid() {
 		rest = append(rest, s.apiEndpoints()...)
 	}

@@ -5,6 +5,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kebernetes/kebernetes/auth"
+	"github.com/kebernetes/kebernetes/controller/services"
 	"github.com/kebernetes/kebernetes/controller/workloads"
 	"github.com/kebernetes/kebernetes/kinds"
 )
@@ -30,5 +31,14 @@ func restartRole() []kinds.Object {
 	return controllerRole(workloads.RestartIdentity,
 		rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: []string{"configmaps", "secrets"}},
 		rbacv1.PolicyRule{Verbs: append(read, "patch"), APIGroups: []string{"apps"}, Resources: []string{"daemonsets", "deployments", "statefulsets"}},
+	)
+}
+
+// addressRole is what the keeper of IPAddresses may do.
+func addressRole() []kinds.Object {
+	read := []string{"get", "list", "watch"}
+	return controllerRole(services.AddressIdentity,
+		rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: []string{"services"}},
+		rbacv1.PolicyRule{Verbs: append(read, "create", "delete"), APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ipaddresses"}},
 	)
 }

@@ -202,7 +202,7 @@ func (s *System) addAPI() error {
 func (s *System) bootstrap() []kinds.Object {
 	objects := auth.BootstrapObjects()
 	if !s.config.APIOnly {
-		objects = append(append(objects, s.dnsService()), restartRole()...)
+		objects = append(append(append(objects, s.dnsService()), restartRole()...), addressRole()...)
 		if ingressOn(s.config) {
 			objects = append(objects, ingressRole()...)
 		}

@@ -1,9 +1,8 @@
-// Package addresses hands out the cluster IPs and node ports of Services. Only apiserver imports it.
+// Package addresses hands out the cluster IPs and node ports of Services, and keeps IPAddresses from taking what is theirs. Only
+// apiserver imports it.
 package addresses
 
 import (
-	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,26 +10,31 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/store"
 )
 
-// Pool hands out the cluster IPs and node ports of Services. What is taken follows from the Services in the store, read as a
-// feed, and from the writes under way; nothing of it is stored, so nothing can leak in a crash. Safe for concurrent use.
+// Pool hands out the cluster IPs and node ports of Services. What is taken follows from the Services and IPAddresses in the
+// store, read as feeds, and from the writes under way; nothing of it is stored, so nothing can leak in a crash. Addresses come
+// from the range that the cluster was started with, and when it is full from those of ServiceCIDRs. Safe for concurrent use.
 type Pool struct {
 	reader store.Reader
 	cidr   netip.Prefix
 	first  int32 // node ports
 	last   int32
 
-	mu     sync.Mutex
-	cursor *store.Watch
-	ips    map[netip.Addr]int // how many Services and writes hold it
-	ports  map[int32]int
-	claims map[*claim]struct{} // of the writes under way
+	mu       sync.Mutex
+	followed []*feed
+	ips      map[netip.Addr]int // how many Services, IPAddresses of others and writes hold it
+	ports    map[int32]int
+	ranges   map[netip.Prefix]int                // how many ServiceCIDRs name it; without cidr
+	holders  map[netip.Addr]types.NamespacedName // the Services
+	claims   map[*claim]struct{}                 // of the writes under way
 }
 
 // New returns the pool of a range of cluster IPs, and of the node ports from the first to the last.
@@ -40,25 +44,27 @@ func New(r store.Reader, cidr netip.Prefix, ports [2]int32) *Pool {
 
 const servicesResource = "services"
 
-func isService(k *kinds.Kind) bool { return k.Group == "" && k.Resource == servicesResource }
-
 func nothing() {}
 
-// Create gives a new Service what it lacks, and checks what it asks for. release must be called once the write is done or
-// has failed. In a dry run nothing is held.
+// Create gives a new Service what it lacks, and checks what it asks for; it refuses an IPAddress that a Service holds. release
+// must be called once the write is done or has failed. In a dry run nothing is held.
 func (a *Pool) Create(k *kinds.Kind, obj kinds.Object, dry bool) (release func(), err error) {
-	if !isService(k) {
-		return nothing, nil
+	switch o := obj.(type) {
+	case *corev1.Service:
+		return a.assign(o, nil, dry)
+	case *networkingv1.IPAddress:
+		return a.reserve(k, o, dry)
 	}
-	return a.assign(obj.(*corev1.Service), nil, dry)
+	return nothing, nil
 }
 
 // Update is Create for an update: what the Service has already is its own.
-func (a *Pool) Update(k *kinds.Kind, sub *kinds.Subresource, obj, current kinds.Object, dry bool) (release func(), err error) {
-	if !isService(k) || sub != nil {
+func (a *Pool) Update(_ *kinds.Kind, sub *kinds.Subresource, obj, current kinds.Object, dry bool) (release func(), err error) {
+	s, ok := obj.(*corev1.Service)
+	if !ok || sub != nil {
 		return nothing, nil
 	}
-	return a.assign(obj.(*corev1.Service), current.(*corev1.Service), dry)
+	return a.assign(s, current.(*corev1.Service), dry)
 }
 
 func (a *Pool) assign(s, old *corev1.Service, dry bool) (func(), error) {
@@ -82,20 +88,25 @@ func (a *Pool) assign(s, old *corev1.Service, dry bool) (func(), error) {
 		c.undo()
 		return nil, apierrors.NewInvalid(serviceKind, s.Name, errs)
 	}
+	return a.claim(c, dry), nil
+}
+
+// claim holds what a write takes until release is called.
+func (a *Pool) claim(c *claim, dry bool) (release func()) {
 	if dry {
 		c.undo()
-		return nothing, nil
+		return nothing
 	}
 	a.claims[c] = struct{}{}
 	return func() {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		// The feed must have counted a stored Service before the write lets go, or the address would be free in between.
+		// The feed must have counted a stored object before the write lets go, or the address would be free in between.
 		if err := a.catchUp(); err == nil {
 			c.undo()
 			delete(a.claims, c)
 		}
-	}, nil
+	}
 }
 
 // held is what one Service holds.
@@ -121,57 +132,10 @@ func holdings(s *corev1.Service) held {
 	return h
 }
 
-func (a *Pool) count(s *corev1.Service, by int) {
-	h := holdings(s)
-	if h.ip.IsValid() {
-		bump(a.ips, h.ip, by)
-	}
-	for p := range h.ports {
-		bump(a.ports, p, by)
-	}
-}
-
 func bump[K comparable](m map[K]int, k K, by int) {
 	if m[k] += by; m[k] <= 0 {
 		delete(m, k)
 	}
-}
-
-// catchUp reads what happened to Services since the last time. The caller holds the lock.
-func (a *Pool) catchUp() error {
-	done, cancel := context.WithCancel(context.Background())
-	cancel() // what is published can be read without waiting
-	for a.cursor != nil {
-		events, _, err := a.cursor.Next(done)
-		if errors.Is(err, store.ErrCompacted) {
-			a.cursor = nil
-			break
-		}
-		if len(events) == 0 {
-			return nil
-		}
-		for _, e := range events {
-			if e.Prev != nil {
-				a.count(e.Prev.Object.(*corev1.Service), -1)
-			}
-			if e.Type == store.Put {
-				a.count(e.Item.Object.(*corev1.Service), 1)
-			}
-		}
-	}
-	snap := a.reader.Snapshot()
-	cursor, err := a.reader.Watch(servicesResource, snap.Revision())
-	if err != nil {
-		return fmt.Errorf("follow services: %w", err)
-	}
-	a.cursor, a.ips, a.ports = cursor, map[netip.Addr]int{}, map[int32]int{}
-	for item := range snap.List(servicesResource, "") {
-		a.count(item.Object.(*corev1.Service), 1)
-	}
-	for c := range a.claims {
-		c.hold(1)
-	}
-	return nil
 }
 
 // claim is what one write takes, until it is stored or has failed.
@@ -318,11 +282,6 @@ func (c *claim) healthPort(s *corev1.Service) field.ErrorList {
 	return nil
 }
 
-// usable says whether an address is in the range, and neither its first, which names the network, nor an IPv4 range's last.
-func (a *Pool) usable(ip netip.Addr) bool {
-	return a.cidr.Contains(ip) && ip != a.cidr.Addr() && (ip.Is6() || a.cidr.Contains(ip.Next()))
-}
-
 const (
 	// Addresses and ports that nobody asked for by number are drawn from above the first few of their range, which are
 	// left for those who do. How many that is: a sixteenth (ports: a 32nd), within bounds; upstream's rules
@@ -330,25 +289,6 @@ const (
 	ipBandLeast, ipBandMost     = 16, 256
 	portBandLeast, portBandMost = 16, 128
 )
-
-// freeIP draws a free address.
-func (a *Pool) freeIP() (netip.Addr, bool) {
-	bits := a.cidr.Addr().BitLen() - a.cidr.Bits()
-	size := uint64(1) << min(bits, 32)
-	band := min(max(ipBandLeast, size/16), ipBandMost)
-	if band >= size {
-		band = 1
-	}
-	free := func(n uint64) bool {
-		ip := a.Nth(n)
-		return a.usable(ip) && a.ips[ip] == 0
-	}
-	n, ok := draw(band, size-band, free)
-	if !ok {
-		n, ok = draw(1, band, free)
-	}
-	return a.Nth(n), ok
-}
 
 // draw finds an n in [from, from+count) that is free, beginning at a random one.
 func draw(from, count uint64, free func(uint64) bool) (uint64, bool) {
@@ -362,18 +302,6 @@ func draw(from, count uint64, free func(uint64) bool) (uint64, bool) {
 		}
 	}
 	return 0, false
-}
-
-// Nth is the nth address of the range.
-func (a *Pool) Nth(n uint64) netip.Addr {
-	b := a.cidr.Addr().As16()
-	low := binary.BigEndian.Uint64(b[8:])
-	binary.BigEndian.PutUint64(b[8:], low+n)
-	ip := netip.AddrFrom16(b)
-	if a.cidr.Addr().Is4() {
-		return ip.Unmap()
-	}
-	return ip
 }
 
 // freePort draws a free node port.

@@ -5,8 +5,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kebernetes/kebernetes/kinds"
@@ -39,13 +42,17 @@ func service(name, ip string, typ corev1.ServiceType, nodePorts ...int32) *corev
 
 // store makes a Service stand in the store; nil old means a new one, nil s a deletion.
 func (c *cluster) store(s, old *corev1.Service) {
-	e := store.Event{Item: &store.Item{Revision: c.memory.Snapshot().Revision() + 1}}
-	last := s
 	if s == nil {
-		e.Type, last = store.Delete, old
+		c.put("services", old, store.Delete)
+	} else {
+		c.put("services", s, store.Put)
 	}
-	e.Item.Object = last.DeepCopy()
-	e.Item.Key = store.Key{Resource: "services", Namespace: "ns", Name: last.Name}
+}
+
+func (c *cluster) put(resource string, obj kinds.Object, typ store.EventType) {
+	e := store.Event{Type: typ, Item: &store.Item{Revision: c.memory.Snapshot().Revision() + 1}}
+	e.Item.Object = obj.DeepCopyObject().(kinds.Object)
+	e.Item.Key = store.Key{Resource: resource, Namespace: obj.GetNamespace(), Name: obj.GetName()}
 	e.Prev = c.memory.Snapshot().Get(e.Item.Key)
 	c.memory.Publish(e.Item.Revision, []store.Event{e})
 }
@@ -149,7 +156,7 @@ func TestDrawn(t *testing.T) {
 		}
 		if i == 30 { // the feed's history is lost: the pool counts anew
 			c.memory.Compact(c.memory.Snapshot().Revision())
-			c.pool.cursor = nil
+			c.pool.followed = nil
 		}
 	}
 	c.refused(service("more", "", corev1.ServiceTypeClusterIP), "range is full")
@@ -172,5 +179,59 @@ func TestFamilies(t *testing.T) {
 	c.make(s)
 	if s.Spec.HealthCheckNodePort == 0 || s.Spec.HealthCheckNodePort == s.Spec.Ports[0].NodePort {
 		t.Errorf("health port %d", s.Spec.HealthCheckNodePort)
+	}
+}
+
+// TestFurtherRanges: ServiceCIDRs extend the range, but not once they go.
+func TestFurtherRanges(t *testing.T) {
+	c := newCluster(t, "10.0.0.0/30", [2]int32{30000, 30100}) // two addresses
+	c.refused(service("far", "10.9.0.5", corev1.ServiceTypeClusterIP), "does not match the current range")
+	more := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "more"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.9.0.0/29"}}}
+	c.put("servicecidrs.networking.k8s.io", more, store.Put)
+	c.make(service("far", "10.9.0.5", corev1.ServiceTypeClusterIP))
+	for i := range 3 {
+		s := service(fmt.Sprint("s", i), "", corev1.ServiceTypeClusterIP)
+		c.make(s)
+		if far := strings.HasPrefix(s.Spec.ClusterIP, "10.9.0."); far != (i == 2) {
+			t.Errorf("address %d is %s", i, s.Spec.ClusterIP)
+		}
+	}
+	more.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	c.put("servicecidrs.networking.k8s.io", more, store.Put)
+	c.refused(service("late", "10.9.0.6", corev1.ServiceTypeClusterIP), "does not match the current range")
+	c.refused(service("late", "", corev1.ServiceTypeClusterIP), "range is full")
+}
+
+// TestReserved: what an IPAddress reserves no Service gets, and what a Service holds no IPAddress of another can reserve.
+func TestReserved(t *testing.T) {
+	c := newCluster(t, "10.0.0.0/24", [2]int32{30000, 30100})
+	kind := &kinds.Kind{Group: "networking.k8s.io", Resource: "ipaddresses"}
+	address := func(ip, resource, parent string) *networkingv1.IPAddress {
+		return &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: ip},
+			Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: resource, Namespace: "ns", Name: parent}}}
+	}
+	release, err := c.pool.Create(kind, address("10.0.0.9", "gateways", "mine"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.refused(service("a", "10.0.0.9", corev1.ServiceTypeClusterIP), "already allocated")
+	c.put("ipaddresses.networking.k8s.io", address("10.0.0.9", "gateways", "mine"), store.Put)
+	release()
+	c.refused(service("a", "10.0.0.9", corev1.ServiceTypeClusterIP), "already allocated")
+	c.put("ipaddresses.networking.k8s.io", address("10.0.0.9", "gateways", "mine"), store.Delete)
+	c.make(service("a", "10.0.0.9", corev1.ServiceTypeClusterIP))
+	for _, test := range []struct {
+		address *networkingv1.IPAddress
+		refused bool
+	}{
+		{address("10.0.0.9", "gateways", "mine"), true},
+		{address("10.0.0.9", "services", "b"), true},
+		{address("10.0.0.9", "services", "a"), false},
+		{address("10.0.0.8", "services", "b"), false},
+	} {
+		_, err := c.pool.Create(kind, test.address, true)
+		if apierrors.IsAlreadyExists(err) != test.refused {
+			t.Errorf("%s for %v: %v", test.address.Name, test.address.Spec.ParentRef, err)
+		}
 	}
 }

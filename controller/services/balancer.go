@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
@@ -201,7 +200,7 @@ func (r *balancers) write(ctx context.Context, s *corev1.Service, ingress []core
 		return fmt.Errorf("encode balancer of service %s/%s: %w", s.Namespace, s.Name, err)
 	}
 	_, err = client.Patch[*corev1.Service](ctx, r.client, s.Namespace, s.Name, "status", types.MergePatchType, patch)
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if gone(err) {
 		return nil // gone or replaced; its own event follows
 	}
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package services holds the controllers behind Services: EndpointSlices and Endpoints, the mirror of hand-made Endpoints, and
-// load balancers, one file each. What is to be written is computed by pure functions of the service, its pods and what is there.
+// Package services holds the controllers behind Services: EndpointSlices and Endpoints, the mirror of hand-made Endpoints, load
+// balancers, and the objects that show which addresses Services have; one file each. What is to be written is computed by pure functions of the service, its pods and what is there.
 // Only daemon and testcluster import it.
 package services
 
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/kebernetes/kebernetes/client"
@@ -23,6 +24,8 @@ func Controllers(env controller.Env, reserved map[int32]string) []*controller.Lo
 		Endpoints(env),
 		EndpointMirrors(env),
 		Balancers(env, reserved),
+		IPAddresses(env),
+		ServiceCIDRs(env),
 	}
 }
 
@@ -179,6 +182,9 @@ func families(s *corev1.Service) []corev1.IPFamily {
 	}
 	return []corev1.IPFamily{familyOf(s.Spec.ClusterIP)}
 }
+
+// gone says that an object was deleted or changed under a write: its event brings the next reconcile.
+func gone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsConflict(err) }
 
 func headless(s *corev1.Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
 

@@ -10,11 +10,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"github.com/kebernetes/kebernetes/client"
 	. "github.com/kebernetes/kebernetes/controller/controllertest"
 	"github.com/kebernetes/kebernetes/kinds"
 )
@@ -25,6 +27,8 @@ func newAPI() *API {
 		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
 		Row[corev1.Event, corev1.EventList]("", "v1", "events", true),
 		Row[corev1.Service, corev1.ServiceList]("", "v1", "services", true),
+		Row[networkingv1.IPAddress, networkingv1.IPAddressList]("networking.k8s.io", "v1", "ipaddresses", false),
+		Row[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList]("networking.k8s.io", "v1", "servicecidrs", false),
 		Row[corev1.Endpoints, corev1.EndpointsList]("", "v1", "endpoints", true),
 		Row[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList]("discovery.k8s.io", "v1", "endpointslices", true),
 	)
@@ -237,7 +241,7 @@ func TestServiceLife(t *testing.T) {
 		for i := range 3 {
 			Put(api, pod(i))
 		}
-		Start(t, Controllers(api.Env(t), nil)...)
+		Start(t, EndpointSlices(api.Env(t)), Endpoints(api.Env(t)))
 		Put(api, service())
 		synctest.Wait()
 		count := func() string {
@@ -415,4 +419,56 @@ func TestHintsKeepTrafficNear(t *testing.T) {
 			t.Errorf("%q: hints %s of the ready endpoint, want %s; %v of the unready one", near, got, want, s.Endpoints[1].Hints)
 		}
 	}
+}
+
+func TestAddressesAndRanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := newAPI()
+		Start(t, IPAddresses(api.Env(t)), ServiceCIDRs(api.Env(t)))
+		at := func(name, ip string) *corev1.Service {
+			return service(func(s *corev1.Service) {
+				s.Name, s.UID, s.Spec.ClusterIP, s.Spec.ClusterIPs = name, types.UID(name), ip, []string{ip}
+			})
+		}
+		cidr := func(name, cidr string) *networkingv1.ServiceCIDR {
+			return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{cidr}}}
+		}
+		expect := func(what string, want ...string) {
+			t.Helper()
+			synctest.Wait()
+			var got []string
+			for _, a := range All[*networkingv1.IPAddress](api) {
+				got = append(got, a.Name+"="+a.Spec.ParentRef.Name)
+			}
+			for _, c := range All[*networkingv1.ServiceCIDR](api) {
+				ready := "?"
+				if len(c.Status.Conditions) > 0 {
+					ready = string(c.Status.Conditions[0].Status) + c.Status.Conditions[0].Reason
+				}
+				got = append(got, c.Name+"="+ready)
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", what, got, want)
+			}
+		}
+		Put(api, cidr("kubernetes", "10.43.0.0/24"))
+		Put(api, cidr("more", "10.44.0.0/24"))
+		Put(api, at("web", "10.43.0.9"))
+		Put(api, at("db", "10.44.0.9"))
+		Put(api, at("none", corev1.ClusterIPNone))
+		Put(api, &networkingv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: "10.43.0.7"},
+			Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Group: "example.com", Resource: "gateways", Name: "mine"}}})
+		expect("services have addresses", "10.43.0.7=mine", "10.43.0.9=web", "10.44.0.9=db", "kubernetes=True", "more=True")
+		if err := client.Remove[*networkingv1.ServiceCIDR](t.Context(), api.Client(), "", "more", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		expect("a range in use stays", "10.43.0.7=mine", "10.43.0.9=web", "10.44.0.9=db", "kubernetes=True", "more=FalseTerminating")
+		Drop[*corev1.Service](api, "ns", "db")
+		expect("its last address goes, and it", "10.43.0.7=mine", "10.43.0.9=web", "kubernetes=True")
+		Drop[*corev1.Service](api, "ns", "web")
+		Put(api, at("new", "10.43.0.9"))
+		expect("an address changes hands", "10.43.0.7=mine", "10.43.0.9=new", "kubernetes=True")
+		Drop[*networkingv1.IPAddress](api, "", "10.43.0.9")
+		expect("an address in use comes back", "10.43.0.7=mine", "10.43.0.9=new", "kubernetes=True")
+	})
 }
