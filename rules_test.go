@@ -36,7 +36,7 @@ var mayImport = map[string][]string{
 	"auth":        {"kinds", "store"},
 	"admission":   {"auth", "kinds", "store"},
 	"apiserver":   {"admission", "auth", "kinds", "store"},
-	"controller":  {"client", "kinds"},
+	"controller":  {"client", "kinds", "volume/capability"},
 	"scheduler":   {"client", "kinds"},
 	"agent":       {"client", "cri", "kinds", "volume"},
 	"volume":      {"client", "kinds"},

@@ -21,12 +21,12 @@ import (
 
 // Annotations by which the binder, the scheduler and external provisioners talk to each other.
 const (
-	bindCompleted     = "pv.kubernetes.io/bind-completed"
-	boundByController = "pv.kubernetes.io/bound-by-controller"
-	provisionedBy     = "pv.kubernetes.io/provisioned-by"
-	provisioner       = "volume.kubernetes.io/storage-provisioner"
-	betaProvisioner   = "volume.beta.kubernetes.io/storage-provisioner"
-	selectedNode      = "volume.kubernetes.io/selected-node"
+	bindCompleted          = "pv.kubernetes.io/bind-completed"
+	boundByController      = "pv.kubernetes.io/bound-by-controller"
+	provisionedBy          = "pv.kubernetes.io/provisioned-by"
+	storageProvisioner     = "volume.kubernetes.io/storage-provisioner"
+	betaStorageProvisioner = "volume.beta.kubernetes.io/storage-provisioner"
+	selectedNode           = "volume.kubernetes.io/selected-node"
 )
 
 // VolumeBinder binds claims to volumes, and says what state each is in. Volumes are made by administrators or by external
@@ -158,10 +158,10 @@ func (r *binder) findVolume(ctx context.Context, snap client.Snapshot, claim *co
 func (r *binder) askProvisioner(ctx context.Context, claim *corev1.PersistentVolumeClaim, name string) error {
 	r.events.Event(claim, corev1.EventTypeNormal, "ExternalProvisioning",
 		"Waiting for a volume to be created either by the external provisioner '%s' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.", name)
-	if claim.Annotations[provisioner] != name || claim.Annotations[betaProvisioner] != name {
+	if claim.Annotations[storageProvisioner] != name || claim.Annotations[betaStorageProvisioner] != name {
 		update := claim.DeepCopy()
-		metav1.SetMetaDataAnnotation(&update.ObjectMeta, provisioner, name)
-		metav1.SetMetaDataAnnotation(&update.ObjectMeta, betaProvisioner, name)
+		metav1.SetMetaDataAnnotation(&update.ObjectMeta, storageProvisioner, name)
+		metav1.SetMetaDataAnnotation(&update.ObjectMeta, betaStorageProvisioner, name)
 		updated, err := client.Update(ctx, r.client, update)
 		if err != nil {
 			return err

@@ -1,5 +1,5 @@
-// Package storage holds the controllers of persistent volumes: which claim gets which volume, and that neither goes while it
-// is in use; one file each. Only daemon and testcluster import it.
+// Package storage holds the controllers of persistent volumes: which claim gets which volume, who makes and removes volumes, on
+// which nodes they are attached, and that none goes while it is in use; one file each. Only daemon and testcluster import it.
 package storage
 
 import (
@@ -14,13 +14,20 @@ import (
 	"github.com/kebernetes/kebernetes/controller"
 )
 
-// Controllers returns the components of this package.
+// Controllers returns the components of this package that need no driver.
 func Controllers(env controller.Env) []*controller.Loop {
 	return []*controller.Loop{
 		VolumeBinder(env),
+		AttachDetach(env),
+		EphemeralVolumes(env),
 		ClaimProtection(env),
 		VolumeProtection(env),
 	}
+}
+
+// DriverControllers returns those that call volume drivers.
+func DriverControllers(env controller.Env, drivers Drivers) []*controller.Loop {
+	return []*controller.Loop{VolumeProvisioner(env, drivers), VolumeAttacher(env, drivers)}
 }
 
 // claimsOf lists the names of the claims that a pod mounts.

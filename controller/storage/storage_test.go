@@ -18,6 +18,11 @@ import (
 func newAPI() *API {
 	return New(
 		Row[corev1.Pod, corev1.PodList]("", "v1", "pods", true),
+		Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
+		Row[corev1.Secret, corev1.SecretList]("", "v1", "secrets", true),
+		Row[storagev1.CSIDriver, storagev1.CSIDriverList]("storage.k8s.io", "v1", "csidrivers", false),
+		Row[storagev1.CSINode, storagev1.CSINodeList]("storage.k8s.io", "v1", "csinodes", false),
+		Row[storagev1.VolumeAttachment, storagev1.VolumeAttachmentList]("storage.k8s.io", "v1", "volumeattachments", false),
 		Row[corev1.Event, corev1.EventList]("", "v1", "events", true),
 		Row[corev1.PersistentVolume, corev1.PersistentVolumeList]("", "v1", "persistentvolumes", false),
 		Row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("", "v1", "persistentvolumeclaims", true),
@@ -115,7 +120,7 @@ func TestProvisionersAreAsked(t *testing.T) {
 		synctest.Wait()
 		asked := func(name string) bool {
 			c, _ := client.From[*corev1.PersistentVolumeClaim](api.Client(), api.Snapshot(), "ns", name)
-			return c.Annotations[provisioner] == "example.com/p"
+			return c.Annotations[storageProvisioner] == "example.com/p"
 		}
 		if !asked("now") || asked("late") {
 			t.Errorf("asked at once: %t, before a node is chosen: %t", asked("now"), asked("late"))
