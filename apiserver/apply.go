@@ -16,7 +16,7 @@ import (
 
 // apply merges what a manager wants of an object into it (server-side apply), and creates the object when it is not there.
 func (s *Server) apply(ctx context.Context, w *write, p *wire.Patch, force bool) (item *store.Item, created bool, err error) {
-	intent, err := p.Intent()
+	intent, err := p.Intent(w.served.New())
 	if err != nil {
 		return nil, false, err
 	}

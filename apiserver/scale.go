@@ -125,7 +125,7 @@ func (s *Server) scaleWrite(w *write) *write {
 
 // applyScale applies a Scale: the replica count becomes the manager's.
 func (rq *request) applyScale(w *write, p *wire.Patch, force bool) (*store.Item, error) {
-	intent, err := p.Intent()
+	intent, err := p.Intent(&autoscalingv1.Scale{})
 	if err != nil {
 		return nil, err
 	}

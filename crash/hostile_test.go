@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -22,6 +23,7 @@ import (
 const memoryBound = 300 << 20
 
 const (
+	quotas      = "/api/v1/namespaces/default/resourcequotas"
 	configMaps  = "/api/v1/namespaces/default/configmaps"
 	deployments = "/apis/apps/v1/namespaces/default/deployments"
 	jsonType    = "application/json"
@@ -67,6 +69,45 @@ func doubling() []byte {
 		ops = append(ops, `{"op":"copy","from":"/data","path":"/data/`+fmt.Sprint("k", i)+`"}`)
 	}
 	return []byte("[" + strings.Join(ops, ",") + "]")
+}
+
+// quota is a quota with a quantity; quotaProtobuf is the same as protobuf.
+func quota(quantity string) []byte {
+	return []byte(`{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"generateName":"x"},"spec":{"hard":{"cpu":"` + quantity + `"}}}`)
+}
+
+func quotaProtobuf(quantity string) []byte {
+	part := func(number protowire.Number, parts ...[]byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), bytes.Join(parts, nil))
+	}
+	text := func(number protowire.Number, value string) []byte { return part(number, []byte(value)) }
+	object := [][]byte{part(1, text(2, "x")), part(2, part(1, text(1, "cpu"), part(2, text(1, quantity))))}
+	return append([]byte("k8s\x00"), append(part(1, text(1, "v1"), text(2, "ResourceQuota")), part(2, object...)...)...)
+}
+
+// hugeQuantities adds requests with quantities that take minutes to read, or to calculate with, in every form that a body has.
+func hugeQuantities(to map[string]hostile) {
+	const victim = quotas + "/victim?fieldManager=m"
+	for name, q := range map[string]string{
+		"a huge exponent": "9e99999999", "many digits and a huge exponent": "12345678901234567890e9999999", "a tiny one": "12345678901234567890e-99999999",
+		"a million digits": strings.Repeat("9", 1<<20),
+	} {
+		to["quantity of "+name] = hostile{http.MethodPost, quotas, jsonType, quota(q), []int{400}}
+		to["quantity of "+name+", escaped"] = hostile{http.MethodPost, quotas, jsonType, quota(`\u0039` + q), []int{400}}
+		to["quantity of "+name+", YAML"] = hostile{http.MethodPost, quotas, yamlType, []byte("metadata: {generateName: x}\nspec: {hard: {cpu: '" + q + "'}}\n"), []int{400}}
+		to["quantity of "+name+", protobuf"] = hostile{http.MethodPost, quotas, protoType, quotaProtobuf(q), []int{400}}
+		to["quantity of "+name+", JSON patch"] = hostile{http.MethodPatch, victim, "application/json-patch+json",
+			[]byte(`[{"op":"replace","path":"/spec/hard/cpu","value":"` + q + `"}]`), []int{422}}
+		for _, kind := range []string{"merge", "strategic-merge"} {
+			to["quantity of "+name+", "+kind+" patch"] = hostile{http.MethodPatch, victim, "application/" + kind + "-patch+json",
+				[]byte(`{"spec":{"hard":{"cpu":"` + q + `"}}}`), []int{422}}
+		}
+		to["quantity of "+name+", applied"] = hostile{http.MethodPatch, victim, "application/apply-patch+yaml",
+			[]byte(`{"apiVersion":"v1","kind":"ResourceQuota","metadata":{"name":"victim"},"spec":{"hard":{"cpu":"` + q + `"}}}`), []int{400}}
+		to["quantity of "+name+", in an annotation"] = hostile{http.MethodPost, "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers", jsonType,
+			[]byte(`{"metadata":{"generateName":"x","annotations":{"autoscaling.alpha.kubernetes.io/metrics":"[{\"type\":\"Resource\",\"resource\":{\"name\":\"cpu\",\"targetAverageValue\":\"` +
+				q + `\"}}]"}},"spec":{"maxReplicas":1,"scaleTargetRef":{"kind":"Deployment","name":"d"}}}`), []int{201, 422}}
+	}
 }
 
 func bomb(t *testing.T) []byte {
@@ -151,7 +192,11 @@ func TestHostileBodies(t *testing.T) {
 	if code, answer, err := s.do(t.Context(), http.MethodPost, configMaps, []byte(`{"metadata":{"name":"victim"},"data":{"a":"`+strings.Repeat("x", 1<<20)+`"}}`)); code != 201 {
 		t.Fatalf("%d %v %.200s", code, err, answer)
 	}
+	if code, answer, err := s.do(t.Context(), http.MethodPost, quotas, []byte(`{"metadata":{"name":"victim"},"spec":{"hard":{"cpu":"1"}}}`)); code != 201 {
+		t.Fatalf("%d %v %.200s", code, err, answer)
+	}
 	requests := hostileRequests()
+	hugeQuantities(requests)
 	requests["gzip bomb"] = hostile{http.MethodPost, configMaps, jsonType, bomb(t), []int{400, 415}}
 	for name, h := range requests {
 		t.Run(name, func(t *testing.T) {

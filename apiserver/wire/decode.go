@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // protobufMagic starts every protobuf message of the API.
@@ -46,6 +49,8 @@ func decodeJSON(obj runtime.Object, data []byte, lenient bool) (strict []error, 
 	content := map[string]any{}
 	if free {
 		into = &content
+	} else if err := check.JSONQuantities(data, reflect.TypeOf(obj)); err != nil {
+		return nil, err
 	}
 	if lenient {
 		err = kjson.UnmarshalCaseSensitivePreserveInts(data, into)
@@ -87,6 +92,9 @@ func decodeProtobuf(obj runtime.Object, wanted schema.GroupVersionKind, data []b
 	var tm runtime.TypeMeta
 	if err := decodeTypeMeta(&tm, typeMeta); err != nil {
 		return errSyntax{err}
+	}
+	if err := check.ProtobufQuantities(raw, reflect.TypeOf(obj)); err != nil {
+		return err
 	}
 	if err := m.Unmarshal(raw); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"reflect"
 	"strings"
 	"sync"
 
@@ -23,6 +24,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // Patch is a change told as a difference.
@@ -261,6 +264,9 @@ func (p *Patch) applyStrategic(current []byte, obj runtime.Object) error {
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
+	if err := check.JSONQuantities(p.Data, reflect.TypeOf(obj)); err != nil {
+		return badPatch(p.shown(), err)
+	}
 	content := map[string]any{}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(current, &content); err != nil {
 		return err
@@ -306,8 +312,8 @@ func strategicError(err error) error {
 	return err
 }
 
-// Intent decodes the body of an apply, which is YAML or JSON.
-func (p *Patch) Intent() (*unstructured.Unstructured, error) {
+// Intent decodes the body of an apply to an object of obj's type, which is YAML or JSON.
+func (p *Patch) Intent(obj runtime.Object) (*unstructured.Unstructured, error) {
 	j, err := yaml.YAMLToJSON(p.Data)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("error encoding patch: %v", err))
@@ -319,6 +325,9 @@ func (p *Patch) Intent() (*unstructured.Unstructured, error) {
 			}
 			p.Warn(err.Error())
 		}
+	}
+	if err := check.JSONQuantities(j, reflect.TypeOf(obj)); err != nil {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding YAML: %v", err))
 	}
 	u := &unstructured.Unstructured{Object: map[string]any{}}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(j, &u.Object); err != nil {

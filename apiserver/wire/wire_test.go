@@ -222,7 +222,7 @@ func FuzzPatch(f *testing.F) {
 		}
 		p := &Patch{Scheme: scheme, Type: all[typ%4], Data: data, Warn: func(string) {}}
 		if p.Type == types.ApplyYAMLPatchType {
-			_, _ = p.Intent()
+			_, _ = p.Intent(&corev1.ConfigMap{})
 			return
 		}
 		var obj runtime.Object = &corev1.ConfigMap{}

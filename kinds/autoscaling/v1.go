@@ -3,12 +3,14 @@ package autoscaling
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/kebernetes/kebernetes/kinds/check"
 	"github.com/kebernetes/kebernetes/kinds/podspec"
 )
 
@@ -141,7 +143,7 @@ func toV1(in *autoscalingv2.HorizontalPodAutoscaler) (*autoscalingv1.HorizontalP
 
 func readAnnotation(annotations map[string]string, name string, into any) bool {
 	text, ok := annotations[name]
-	return ok && json.Unmarshal([]byte(text), into) == nil
+	return ok && check.JSONQuantities([]byte(text), reflect.TypeOf(into)) == nil && json.Unmarshal([]byte(text), into) == nil
 }
 
 func withoutCarried(annotations map[string]string) map[string]string {

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	resourcehelper "k8s.io/component-helpers/resource"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // countedResources are the kinds of objects that quotas count: resources without a domain, in whole numbers.
@@ -88,7 +90,7 @@ func (r *report) containerResource(at *field.Path, name corev1.ResourceName, q r
 func (r *report) quantity(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
 	r.add(ValidateQuantity(name, q, at)...)
 	if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
-		page, err := resource.ParseQuantity(size)
+		page, err := check.Quantity(size)
 		if err != nil || page.Value() <= 0 || q.Value()%page.Value() != 0 {
 			r.invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), page.String()))
 		}
