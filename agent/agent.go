@@ -63,6 +63,9 @@ type Options struct {
 	LogDir string
 	// SeccompDir holds profiles of type Localhost; default Dir/../seccomp.
 	SeccompDir string
+	// PauseSeccomp is the file with the seccomp profile of the sandboxes' own process, when the runtime's pause image is known;
+	// empty: the runtime's default profile.
+	PauseSeccomp string
 	// Volumes; nil means a volume.Mounter on Dir, and for a simulated node none at all.
 	Volumes Volumes
 	// Plugins mount volumes from outside of the node.
@@ -104,6 +107,7 @@ type Agent struct {
 	keeper  *node.Keeper
 	oom     spec.OOM
 	host    lifecycle.Host
+	turns   *turns // nil: a simulated node, which has no work
 	// readOnlyMounts: the runtime can make mounts read-only with all below them.
 	readOnlyMounts atomic.Bool
 
@@ -140,6 +144,9 @@ func New(o Options) (*Agent, error) {
 		host:    lifecycle.Host{IPs: o.NodeIPs},
 		oom:     spec.OOM{Least: leastOOM()},
 		workers: map[types.UID]*worker{},
+	}
+	if o.Dir != "" {
+		a.turns = newTurns()
 	}
 	a.describe()
 	switch {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -154,6 +155,9 @@ func (w *worker) startContainer(ctx context.Context, action lifecycle.Action) {
 		record, reason, err := w.launch(ctx, l)
 		return func() {
 			delete(w.state.Images, name)
+			if errors.Is(err, context.Canceled) {
+				return // the pod's end came first
+			}
 			if record != nil {
 				w.merge(record)
 				w.state.Backoff[name] = action.Backoff
@@ -198,6 +202,11 @@ func (w *worker) launch(ctx context.Context, l launch) (record *lifecycle.Contai
 	if err != nil {
 		return nil, "CreateContainerConfigError", err
 	}
+	done, err := w.turn(containerTurn, l.pod)
+	if err != nil {
+		return nil, "", err
+	}
+	defer done()
 	id, err := w.a.Runtime.CreateContainer(ctx, l.sandbox, config, l.config)
 	if err != nil {
 		return nil, "CreateContainerError", err

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kebernetes/kebernetes/agent/spec"
@@ -49,13 +50,18 @@ func (w *worker) ownFiles(pod *corev1.Pod, c *corev1.Container, attempt uint32, 
 		out = append(out, &rt.Mount{ContainerPath: "/etc/hosts", HostPath: path, Readonly: readOnly})
 	}
 	if c.TerminationMessagePath != "" {
-		path := filepath.Join(dir, "containers", c.Name, strconv.Itoa(int(attempt)))
+		path := w.a.messageFile(pod.UID, c.Name, int32(attempt))
 		if err := writeOnce(path, nil, 0o666); err != nil {
 			return nil, fmt.Errorf("termination message file: %w", err)
 		}
 		out = append(out, &rt.Mount{ContainerPath: c.TerminationMessagePath, HostPath: path})
 	}
 	return out, nil
+}
+
+// messageFile is where a container leaves its termination message.
+func (a *Agent) messageFile(pod types.UID, container string, attempt int32) string {
+	return filepath.Join(a.Dir, string(pod), "containers", container, strconv.Itoa(int(attempt)))
 }
 
 // writeOnce writes a file of exactly this mode in place, as running containers have it mounted; the same content is left alone.

@@ -20,7 +20,7 @@ import (
 // input is what configurations of the pod depend on.
 func (w *worker) input(pod *corev1.Pod, attempt uint32) spec.Input {
 	in := spec.Input{
-		NodeName: w.a.NodeName, SeccompDir: w.a.SeccompDir, Attempt: attempt, Now: time.Now(),
+		NodeName: w.a.NodeName, SeccompDir: w.a.SeccompDir, PauseSeccomp: w.a.PauseSeccomp, Attempt: attempt, Now: time.Now(),
 		DNS: spec.DNS{Servers: w.a.ClusterDNS, Domain: w.a.ClusterDomain},
 	}
 	if w.a.Dir != "" {
@@ -56,6 +56,9 @@ func (w *worker) runSandbox(ctx context.Context, action lifecycle.Action) {
 	w.do(ctx, action.Key, func(ctx context.Context) func() {
 		sandbox, config, err := w.makeSandbox(ctx, pod, action.Attempt)
 		return func() {
+			if errors.Is(err, context.Canceled) {
+				return // the pod's end came first
+			}
 			if err != nil {
 				if ctx.Err() == nil {
 					w.event(corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
@@ -94,6 +97,11 @@ func (w *worker) makeSandbox(ctx context.Context, pod *corev1.Pod, attempt uint3
 			return lifecycle.Sandbox{}, nil, err
 		}
 	}
+	done, err := w.turn(sandboxTurn, pod)
+	if err != nil {
+		return lifecycle.Sandbox{}, nil, err
+	}
+	defer done()
 	id, err := w.a.Runtime.RunPodSandbox(ctx, config, handler)
 	if err != nil {
 		return lifecycle.Sandbox{}, nil, err

@@ -81,12 +81,17 @@ func (w *worker) beforeTerm(ctx context.Context, pod *corev1.Pod, t probe.Target
 	}
 }
 
-// removeContainer removes a dead container and its log.
+// removeContainer removes a dead container, its log and its termination message.
 func (w *worker) removeContainer(ctx context.Context, action lifecycle.Action) {
 	name, id := action.Container, action.ID
-	path := ""
-	if r := w.state.Find(id); r != nil && w.a.LogDir != "" {
-		path = fmt.Sprintf("%s/%s/%d.log", w.a.logDir(w.pod), name, r.Attempt)
+	logs, message := "", ""
+	if r := w.state.Find(id); r != nil {
+		if w.a.LogDir != "" {
+			logs = fmt.Sprintf("%s/%s/%d.log", w.a.logDir(w.pod), name, r.Attempt)
+		}
+		if w.a.Dir != "" {
+			message = w.a.messageFile(w.uid, name, r.Attempt)
+		}
 	}
 	w.do(ctx, action.Key, func(ctx context.Context) func() {
 		if !retry(ctx, func(ctx context.Context) error { return w.a.Runtime.RemoveContainer(ctx, id) }, func(err error) {
@@ -94,26 +99,35 @@ func (w *worker) removeContainer(ctx context.Context, action lifecycle.Action) {
 		}) {
 			return nil
 		}
-		if path != "" {
-			// With the files that rotation set aside.
-			files, _ := filepath.Glob(path + "*")
-			for _, file := range files {
-				if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-					w.a.Logger.Warn("log of a removed container stays", "path", file, "err", err)
-				}
+		var files []string
+		if logs != "" {
+			files, _ = filepath.Glob(logs + "*") // with those that rotation set aside
+		}
+		if message != "" {
+			files = append(files, message)
+		}
+		for _, file := range files {
+			if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+				w.a.Logger.Warn("file of a removed container stays", "path", file, "err", err)
 			}
 		}
 		return func() { w.drop(name, id) }
 	})
 }
 
+// sandboxIDs are those of all sandboxes of the pod. The lock is held.
+func (w *worker) sandboxIDs() []string {
+	ids := make([]string, len(w.state.Sandboxes))
+	for i := range w.state.Sandboxes {
+		ids[i] = w.state.Sandboxes[i].ID
+	}
+	return ids
+}
+
 // clean takes away all of an ended pod but its dead containers and their logs.
 func (w *worker) clean(ctx context.Context, action lifecycle.Action) {
 	pod := w.pod
-	ids := make([]string, len(w.state.Sandboxes))
-	for i, s := range w.state.Sandboxes {
-		ids[i] = s.ID
-	}
+	ids := w.sandboxIDs()
 	w.do(ctx, action.Key, func(ctx context.Context) func() {
 		ok := retry(ctx, func(ctx context.Context) error {
 			for _, id := range ids {
@@ -199,10 +213,7 @@ func (w *worker) bury(ctx context.Context) (gone bool, err error) {
 // forget removes the last traces of a pod whose object is gone, and ends the worker.
 func (w *worker) forget(ctx context.Context, action lifecycle.Action) {
 	pod := w.pod
-	ids := make([]string, len(w.state.Sandboxes))
-	for i, s := range w.state.Sandboxes {
-		ids[i] = s.ID
-	}
+	ids := w.sandboxIDs()
 	w.do(ctx, action.Key, func(ctx context.Context) func() {
 		ok := retry(ctx, func(ctx context.Context) error {
 			for _, id := range ids {

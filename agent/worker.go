@@ -44,7 +44,10 @@ type worker struct {
 	withdrawn chan struct{}
 
 	// life is the worker's own context: hooks and probes outlive the action that started their container.
-	life       context.Context
+	life context.Context
+	// wanted ends, by giveUp, when the pod's end begins.
+	wanted     context.Context
+	giveUp     context.CancelFunc
 	writing    bool      // a status write is under way
 	written    time.Time // when the last one began
 	writeAfter time.Time // no status write before, after one failed
@@ -68,6 +71,8 @@ func (w *worker) run(ctx context.Context) {
 	defer w.wait.Wait()
 	defer cancel()
 	w.life = ctx
+	w.wanted, w.giveUp = context.WithCancel(ctx)
+	defer w.giveUp()
 	w.adopt()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -148,6 +153,7 @@ func (w *worker) ending(ctx context.Context, k *lifecycle.Kill) {
 	if !first {
 		return
 	}
+	w.giveUp()
 	for key, cancel := range w.cancels {
 		if key == lifecycle.KeyVolumes || strings.HasPrefix(key, lifecycle.KeyImage("")) || strings.HasPrefix(key, "poststart/") {
 			cancel()
@@ -473,6 +479,13 @@ func (w *worker) refetch(ctx context.Context, pod *corev1.Pod) {
 		return
 	}
 	w.writeAfter = time.Now().Add(100 * time.Millisecond) // the feed will bring it
+}
+
+// turn waits for the pod's turn to have something made by the runtime, as long as the pod is wanted.
+func (w *worker) turn(kind turnKind, pod *corev1.Pod) (done func(), err error) {
+	return w.a.turns.take(w.wanted, kind, pod.Namespace+"/"+pod.Name, func(why string) {
+		w.a.Recorder.EventAt(pod, "", corev1.EventTypeWarning, "RuntimeBusy", "%s", why)
+	})
 }
 
 // event records something that happened to the pod.

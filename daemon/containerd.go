@@ -16,19 +16,21 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/template"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/kebernetes/kebernetes/bundle"
+	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/cri/archive"
+	conf "github.com/kebernetes/kebernetes/cri/containerd"
 )
 
 const (
 	containerdStart   = 15 * time.Second // until a started containerd must answer
 	containerdStop    = 10 * time.Second // between SIGTERM and SIGKILL
 	containerdBackoff = time.Second      // between its death and the next start
+	containerdLog     = 10 << 20         // bytes of its log, and as many of the log before
 )
 
 // containerd runs the bundled containerd as a child. Containers are children of their shims, not of containerd, so they
@@ -39,20 +41,35 @@ type containerd struct {
 	state       string // sockets and mounts; gone after a reboot
 	cniConf     string
 	snapshotter string
-	log         *slog.Logger
-	ready       chan struct{} // closed once the socket answers and the pause image is there
+	// pauseSeccomp is the file with the profile of the pause image.
+	pauseSeccomp string
+	log          *slog.Logger
+	ready        chan struct{} // closed once the socket answers and the pause image is there
 }
 
 func newContainerd(dataDir string, log *slog.Logger) *containerd {
 	return &containerd{
-		bin:         filepath.Join(dataDir, "bin"),
-		root:        filepath.Join(dataDir, "containerd"),
-		state:       filepath.Join(dataDir, "run", "containerd"),
-		cniConf:     filepath.Join(dataDir, "cni"),
-		snapshotter: snapshotterFor(dataDir),
-		log:         log,
-		ready:       make(chan struct{}),
+		bin:          filepath.Join(dataDir, "bin"),
+		root:         filepath.Join(dataDir, "containerd"),
+		state:        filepath.Join(dataDir, "run", "containerd"),
+		cniConf:      filepath.Join(dataDir, "cni"),
+		snapshotter:  snapshotterFor(dataDir),
+		pauseSeccomp: pauseProfile(dataDir),
+		log:          log,
+		ready:        make(chan struct{}),
 	}
+}
+
+func pauseProfile(dataDir string) string {
+	return filepath.Join(dataDir, "containerd", "pause-seccomp.json")
+}
+
+// pauseSeccomp is the profile for the sandboxes' own process: that of our pause image, where it is ours.
+func pauseSeccomp(c config.Config) string {
+	if c.RuntimeEndpoint != "" {
+		return ""
+	}
+	return pauseProfile(c.DataDir)
 }
 
 func (c *containerd) Name() string { return "containerd" }
@@ -108,15 +125,21 @@ func (c *containerd) prepare() error {
 			return fmt.Errorf("prepare containerd: %w", err)
 		}
 	}
-	var config bytes.Buffer
-	if err := containerdConfig.Execute(&config, map[string]string{
-		"Root": c.root, "State": c.state, "Socket": c.socket(), "Bin": c.bin, "CNIConf": c.cniConf,
-		"Snapshotter": c.snapshotter, "Pause": bundle.PauseImage, "Certs": filepath.Join(filepath.Dir(c.root), "registries"),
-	}); err != nil {
-		return fmt.Errorf("render containerd's config: %w", err)
+	text, err := conf.Config{
+		Root: c.root, State: c.state, Socket: c.socket(), Bin: c.bin, CNIConf: c.cniConf,
+		Snapshotter: c.snapshotter, Pause: bundle.PauseImage, Certs: filepath.Join(filepath.Dir(c.root), "registries"),
+	}.TOML()
+	if err != nil {
+		return err
 	}
-	if err := os.WriteFile(c.config(), config.Bytes(), 0o600); err != nil {
-		return fmt.Errorf("write containerd's config: %w", err)
+	profile, err := bundle.PauseSeccomp()
+	if err != nil {
+		return err
+	}
+	for path, data := range map[string][]byte{c.config(): text, c.pauseSeccomp: profile} {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			return fmt.Errorf("prepare containerd: %w", err)
+		}
 	}
 	return c.endEarlier()
 }
@@ -162,16 +185,14 @@ func (c *containerd) once(ctx context.Context) error {
 	// The kernel kills the child when the thread that started it ends, so that thread must live as long as the child.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	out, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
+	out := &boundedLog{path: c.logFile(), most: containerdLog}
 	defer out.Close()
 	if err := os.Remove(c.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	cmd := exec.Command(filepath.Join(c.bin, bundle.Containerd), "--config", c.config(), "--log-level", "warn")
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.WaitDelay = time.Second // should a child of containerd hold its output open
 	cmd.Env = []string{"PATH=" + c.bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -283,48 +304,3 @@ func snapshotterFor(dir string) string {
 	}
 	return "overlayfs"
 }
-
-// containerdConfig is containerd's configuration, format version 4 (https://github.com/containerd/containerd/blob/main/docs/cri/config.md).
-// restrict_oom_score_adj: where the machine withholds CAP_SYS_RESOURCE, pods run with the score they can get.
-// The loopback interface is set up inside containerd, which spares one executable per pod; so does the fixed pause image.
-// stats_collect_period: left at one second, containerd asks the shim of every pod for its CPU time that often, and left at ten it
-// walks the files of every container for their sizes. Nothing here reads either: measurements are made when they are asked for.
-var containerdConfig = template.Must(template.New("containerd").Parse(`version = 4
-root = "{{.Root}}"
-state = "{{.State}}"
-imports = []
-disabled_plugins = ["io.containerd.nri.v1.nri"]
-
-[plugins."io.containerd.server.v1.grpc"]
-  address = "{{.Socket}}"
-
-[plugins."io.containerd.server.v1.ttrpc"]
-  address = "{{.Socket}}.ttrpc"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{{.Root}}/opt"
-
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "{{.Snapshotter}}"
-  stats_collect_period = 86400
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = "{{.Pause}}"
-  [plugins."io.containerd.cri.v1.images".registry]
-    config_path = "{{.Certs}}"
-
-[plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  stats_collect_period = "24h"
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["{{.Bin}}"]
-    conf_dir = "{{.CNIConf}}"
-    use_internal_loopback = true
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    runtime_path = "{{.Bin}}/containerd-shim-runc-v2"
-    disable_pause_image_pull = true
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-      BinaryName = "{{.Bin}}/runc"
-      Root = "{{.State}}/runc"
-`))

@@ -105,8 +105,9 @@ func (s *System) addNode(ctx context.Context) error {
 		Client: own, Runtime: runtime, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		Recorder: client.NewRecorder(own, "kubelet", s.log).OnHost(c.NodeName), Logger: s.log,
 		Dir: filepath.Join(c.DataDir, "pods"), LogDir: filepath.Join(c.DataDir, "logs"), SeccompDir: filepath.Join(c.DataDir, "seccomp"),
-		CgroupRoot: "/" + cgroupRoot(c.DataDir) + "/kubepods",
-		ClusterDNS: []string{c.DNSAddress().String()}, ClusterDomain: c.ClusterDomain,
+		PauseSeccomp: pauseSeccomp(c),
+		CgroupRoot:   "/" + cgroupRoot(c.DataDir) + "/kubepods",
+		ClusterDNS:   []string{c.DNSAddress().String()}, ClusterDomain: c.ClusterDomain,
 		Withdraw: withdraw(rules, front), Version: config.KubernetesVersion,
 	})
 	if err != nil {

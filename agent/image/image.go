@@ -27,18 +27,25 @@ type Error struct{ Reason, Message string }
 
 func (e *Error) Error() string { return e.Reason + ": " + e.Message }
 
+// parallelPulls is how many images are pulled at a time; the others wait in the order in which they came. Upstream pulls one at a
+// time unless told otherwise (serializeImagePulls, maxParallelImagePulls), so that one slow registry holds up every pod of the
+// node. Four of containerd's pulls, each of up to three layers at a time, keep a disk and a line busy.
+const parallelPulls = 4
+
 // Puller satisfies pull policies. Several containers that want one image at a time share one pull. Safe for concurrent use.
 type Puller struct {
 	Runtime cri.Images
 
 	mu    sync.Mutex
 	pulls map[string]*pull
+	slots chan struct{} // holds a token per download
 }
 
 // pull is one download that several may wait for.
 type pull struct {
 	done chan struct{}
 	ref  string
+	took time.Duration // of the download, without the wait for others
 	err  error
 }
 
@@ -102,7 +109,6 @@ func (p *Puller) pull(ctx context.Context, spec *rt.ImageSpec, r Request) (ref s
 	for _, s := range r.Secrets {
 		key += "\x00" + string(s.UID) + s.ResourceVersion
 	}
-	began := time.Now()
 	p.mu.Lock()
 	if other := p.pulls[key]; other != nil {
 		p.mu.Unlock()
@@ -111,23 +117,37 @@ func (p *Puller) pull(ctx context.Context, spec *rt.ImageSpec, r Request) (ref s
 			if errors.Is(other.err, context.Canceled) || status.Code(other.err) == codes.Canceled {
 				return p.pull(ctx, spec, r) // its pod went away; this one is still here
 			}
-			return other.ref, time.Since(began), other.err
+			return other.ref, other.took, other.err
 		case <-ctx.Done():
 			return "", 0, ctx.Err()
 		}
 	}
 	mine := &pull{done: make(chan struct{})}
 	if p.pulls == nil {
-		p.pulls = map[string]*pull{}
+		p.pulls, p.slots = map[string]*pull{}, make(chan struct{}, parallelPulls)
 	}
 	p.pulls[key] = mine
 	p.mu.Unlock()
-	mine.ref, mine.err = p.try(ctx, spec, r)
+	p.download(ctx, mine, spec, r)
 	p.mu.Lock()
 	delete(p.pulls, key)
 	p.mu.Unlock()
 	close(mine.done)
-	return mine.ref, time.Since(began), mine.err
+	return mine.ref, mine.took, mine.err
+}
+
+// download pulls when there is room for one more.
+func (p *Puller) download(ctx context.Context, mine *pull, spec *rt.ImageSpec, r Request) {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		mine.err = ctx.Err()
+		return
+	}
+	began := time.Now()
+	mine.ref, mine.err = p.try(ctx, spec, r)
+	mine.took = time.Since(began)
 }
 
 // try pulls with each credential that fits, and without any when there is none.

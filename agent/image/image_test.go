@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -85,6 +86,45 @@ func TestOnePullForMany(t *testing.T) {
 		}
 		if bad != 1 || pulls != 2 {
 			t.Errorf("%d failures, %d pulls", bad, pulls)
+		}
+	})
+}
+
+// TestPullsAtATime: the downloads of seven images, a minute each, come four at a time, and nobody is told that his took longer.
+func TestPullsAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now, most := 0, 0
+		p := &Puller{Runtime: fake.New(fake.Options{Pull: func(context.Context, string, *rt.AuthConfig) error {
+			now++
+			most = max(most, now)
+			time.Sleep(time.Minute)
+			now--
+			return nil
+		}})}
+		start := time.Now()
+		var wait sync.WaitGroup
+		texts := make(chan string, 14)
+		for i := range 7 {
+			wait.Go(func() {
+				_, _, err := p.Ensure(t.Context(), Request{Image: "a.invalid/x:" + strconv.Itoa(i)}, func(_, reason, text string) {
+					if reason == "Pulled" {
+						_, took, _ := strings.Cut(text, " in ")
+						texts <- took
+					}
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+		close(texts)
+		got := map[string]int{}
+		for text := range texts {
+			got[text[:strings.Index(text, ")")+1]]++
+		}
+		if most != 4 || time.Since(start) != 2*time.Minute || got["1m0s (1m0s including waiting)"] != 4 || got["1m0s (2m0s including waiting)"] != 3 {
+			t.Errorf("%d at once, %v in all, %v", most, time.Since(start), got)
 		}
 	})
 }

@@ -36,7 +36,7 @@ func namespaces(pod *corev1.Pod) *rt.NamespaceOption {
 	return out
 }
 
-func sandboxSecurity(pod *corev1.Pod, seccompDir string) (*rt.LinuxSandboxSecurityContext, error) {
+func sandboxSecurity(pod *corev1.Pod, pauseSeccomp string) *rt.LinuxSandboxSecurityContext {
 	out := &rt.LinuxSandboxSecurityContext{NamespaceOptions: namespaces(pod)}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
@@ -47,14 +47,10 @@ func sandboxSecurity(pod *corev1.Pod, seccompDir string) (*rt.LinuxSandboxSecuri
 	if sc == nil {
 		sc = &corev1.PodSecurityContext{}
 	}
-	// The pause process needs no right of its own: the runtime's default profile, unless the pod says otherwise.
+	// The pod's profile is for its containers. It may allow too little for the pause process, which needs no more than its own.
 	out.Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_RuntimeDefault}
-	if sc.SeccompProfile != nil {
-		profile, err := seccomp(sc.SeccompProfile, seccompDir)
-		if err != nil {
-			return nil, err
-		}
-		out.Seccomp = profile
+	if pauseSeccomp != "" {
+		out.Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_Localhost, LocalhostRef: pauseSeccomp}
 	}
 	out.RunAsUser, out.RunAsGroup = number(sc.RunAsUser), number(sc.RunAsGroup)
 	if out.RunAsUser == nil {
@@ -62,7 +58,7 @@ func sandboxSecurity(pod *corev1.Pod, seccompDir string) (*rt.LinuxSandboxSecuri
 	}
 	out.SupplementalGroups, out.SupplementalGroupsPolicy = groups(sc)
 	out.SelinuxOptions = selinux(sc.SELinuxOptions)
-	return out, nil
+	return out
 }
 
 func number(n *int64) *rt.Int64Value {

@@ -41,6 +41,8 @@ type Input struct {
 	DNS    DNS
 	// SeccompDir holds the profiles of type Localhost.
 	SeccompDir string
+	// PauseSeccomp is the file with the profile of the sandbox's own process; empty: the runtime's default profile.
+	PauseSeccomp string
 	// Attempt counts sandboxes of the pod.
 	Attempt uint32
 	Now     time.Time
@@ -91,8 +93,8 @@ func Sandbox(pod *corev1.Pod, in Input) (*rt.PodSandboxConfig, error) {
 			Sysctls:      sysctls(pod),
 		},
 	}
-	config.Linux.SecurityContext, err = sandboxSecurity(pod, in.SeccompDir)
-	return config, err
+	config.Linux.SecurityContext = sandboxSecurity(pod, in.PauseSeccomp)
+	return config, nil
 }
 
 func sysctls(pod *corev1.Pod) map[string]string {

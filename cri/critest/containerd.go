@@ -18,13 +18,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"text/template"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
+	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kebernetes/kebernetes/cri"
+	"github.com/kebernetes/kebernetes/cri/containerd"
 )
 
 // BinariesEnv names a directory that holds containerd, containerd-shim-runc-v2 and runc, to be used instead of the bundle's.
@@ -219,51 +220,17 @@ VERSION)
 esac
 `
 
-var config = template.Must(template.New("").Parse(`version = 4
-root = "{{.Dir}}/root"
-state = "{{.Dir}}/state"
-imports = []
-disabled_plugins = ["io.containerd.nri.v1.nri"]
-
-[plugins."io.containerd.server.v1.grpc"]
-  address = "{{.Dir}}/containerd.sock"
-
-[plugins."io.containerd.server.v1.ttrpc"]
-  address = "{{.Dir}}/containerd.sock.ttrpc"
-
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{{.Dir}}/opt"
-
-[plugins."io.containerd.cri.v1.images"]
-  snapshotter = "overlayfs"
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = "{{.Registry}}/app:1"
-  [plugins."io.containerd.cri.v1.images".registry]
-    config_path = "{{.Dir}}/registries"
-
-[plugins."io.containerd.cri.v1.runtime"]
-  restrict_oom_score_adj = true
-  netns_mounts_under_state_dir = true
-  [plugins."io.containerd.cri.v1.runtime".cni]
-    bin_dirs = ["{{.Bin}}"]
-    conf_dir = "{{.Dir}}/cni"
-    use_internal_loopback = true
-  [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    runtime_path = "{{.Bin}}/containerd-shim-runc-v2"
-    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
-      BinaryName = "{{.Bin}}/runc"
-      Root = "{{.Dir}}/runc"
-`))
-
 func configure(dir, bin, registry string) error {
-	var text bytes.Buffer
-	if err := config.Execute(&text, map[string]string{"Dir": dir, "Bin": bin, "Registry": registry}); err != nil {
+	text, err := containerd.Config{
+		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "containerd.sock"), Bin: bin,
+		CNIConf: filepath.Join(dir, "cni"), Snapshotter: "overlayfs", Pause: registry + "/app:1", Certs: filepath.Join(dir, "registries"),
+	}.TOML()
+	if err != nil {
 		return err
 	}
 	hosts := "server = \"http://" + registry + "\"\n[host.\"http://" + registry + "\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
 	for name, data := range map[string]string{
-		"config.toml":                            text.String(),
+		"config.toml":                            string(text),
 		"bin/critest":                            network,
 		"cni/10-test.conflist":                   `{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"critest"}]}`,
 		"registries/" + registry + "/hosts.toml": hosts,
@@ -322,6 +289,9 @@ func (h *Host) start(t testing.TB, dir, bin string) {
 	if _, err := h.Runtime.Version(wait); err != nil {
 		t.Fatalf("containerd does not answer: %v", err)
 	}
+	// It is the sandboxes' image as well, which nobody pulls for them.
+	_, err = h.Runtime.PullImage(wait, &rt.ImageSpec{Image: h.Image}, nil, nil)
+	must(t, err)
 }
 
 // empty removes every sandbox, so that no shim and no mount outlives the test.

@@ -291,7 +291,7 @@ func testFilters(t *testing.T, f *fixture) {
 
 func testLogs(t *testing.T, f *fixture) {
 	sandbox, config := f.pod("logs")
-	id := f.start(sandbox, config, "talk", "log", "one line")
+	id := f.start(sandbox, config, "talk", "say", "1s", "0", "one line") // its end says that it has spoken
 	path := f.status(id).LogPath
 	if path != filepath.Join(config.LogDirectory, "talk.log") {
 		t.Errorf("log path %q", path)
@@ -305,9 +305,7 @@ func testLogs(t *testing.T, f *fixture) {
 	if _, err := os.Stat(path); err != nil {
 		t.Errorf("after reopening: %v", err)
 	}
-	if err := f.Runtime.StopContainer(f.ctx, id, 20*time.Second); err != nil {
-		t.Fatal(err)
-	}
+	f.await(id, rt.ContainerEventType_CONTAINER_STOPPED_EVENT)
 	var text []byte
 	for _, name := range []string{path + ".old", path} {
 		data, err := os.ReadFile(name)
