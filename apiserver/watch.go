@@ -33,11 +33,13 @@ type watcher struct {
 	selection view.Selection
 	namespace string
 	frames    wire.Frames
-	buf       *wire.Buffer
+	buf       *wire.Buffer // what is to be sent; nil when nothing is, as thousands of watches are idle
 	pace      *view.Watcher
 	bookmarks bool
+	quiet     *time.Timer // runs until the next bookmark is due
 	revision  int64
 	unflushed bool // something was written that may still be in a buffer
+	gone      bool // the client takes nothing any more
 }
 
 // watch sends changes as they happen, until the client leaves, the time is over or the server stops.
@@ -57,8 +59,7 @@ func (rq *request) watch() error {
 	if err != nil {
 		return err
 	}
-	w := &watcher{rq: rq, selection: sel, bookmarks: o.AllowWatchBookmarks, buf: wire.GetBuffer()}
-	defer w.buf.Free()
+	w := &watcher{rq: rq, selection: sel, bookmarks: o.AllowWatchBookmarks}
 	if rq.kind.Namespaced {
 		w.namespace = rq.namespace
 	}
@@ -167,7 +168,7 @@ func (w *watcher) run(ctx context.Context, initial *view.View, announceEnd bool)
 			w.send()
 			return
 		}
-		sent := len(w.buf.B) > 0 || w.unflushed
+		sent := w.buf != nil || w.unflushed
 		if !w.send() {
 			return
 		}
@@ -196,13 +197,25 @@ func (w *watcher) next(ctx context.Context) ([]store.Event, int64, error) {
 			wait = min(wait, left)
 		}
 	}
-	timed, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	events, revision, err := w.cursor.Next(timed)
-	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = errQuiet
+	if w.quiet == nil {
+		w.quiet = time.NewTimer(wait)
+	} else {
+		w.quiet.Reset(wait)
 	}
-	return events, revision, err
+	defer w.quiet.Stop()
+	select {
+	case <-w.cursor.Pending():
+	case <-ctx.Done():
+	case <-w.quiet.C: // Next tells how far the cursor has come meanwhile, though nothing of the resource happened
+		now, cancel := context.WithCancel(ctx)
+		cancel()
+		events, revision, err := w.cursor.Next(now)
+		if errors.Is(err, context.Canceled) {
+			err = errQuiet
+		}
+		return events, revision, err
+	}
+	return w.cursor.Next(ctx)
 }
 
 func (w *watcher) sendInitial(v *view.View) bool {
@@ -214,7 +227,7 @@ func (w *watcher) sendInitial(v *view.View) bool {
 			w.fail(err)
 			return false
 		}
-		if len(w.buf.B) >= streamPiece && !w.send() {
+		if w.gone {
 			return false
 		}
 	}
@@ -252,38 +265,48 @@ func departed(e *store.Event) *store.Item {
 }
 
 func (w *watcher) append(typ string, item *store.Item) (err error) {
-	w.buf.B, err = w.frames.Event(w.buf.B, typ, item)
-	if len(w.buf.B) >= streamPiece {
+	b := w.out()
+	b.B, err = w.frames.Event(b.B, typ, item)
+	if len(b.B) >= streamPiece {
 		w.write()
 	}
 	return err
 }
 
 func (w *watcher) sendBookmark(initialEnd bool) {
-	w.buf.B = w.frames.Bookmark(w.buf.B, w.revision, initialEnd)
+	b := w.out()
+	b.B = w.frames.Bookmark(b.B, w.revision, initialEnd)
+}
+
+// out is where the next frame goes.
+func (w *watcher) out() *wire.Buffer {
+	if w.buf == nil {
+		w.buf = wire.GetBuffer()
+	}
+	return w.buf
 }
 
 // fail ends the watch with an event that says why.
 func (w *watcher) fail(err error) {
-	w.buf.B = w.frames.Error(w.buf.B, status(err))
+	b := w.out()
+	b.B = w.frames.Error(b.B, status(err))
 	w.send()
 }
 
-func (w *watcher) write() bool {
+func (w *watcher) write() {
 	_, err := w.rq.w.Write(w.buf.B)
-	w.buf.B = w.buf.B[:0]
-	w.unflushed = true
-	return err == nil
+	w.buf.Free()
+	w.buf, w.unflushed, w.gone = nil, true, w.gone || err != nil
 }
 
 // send sends what has been gathered. It returns false when the client is gone.
 func (w *watcher) send() bool {
-	if len(w.buf.B) > 0 && !w.write() {
-		return false
+	if w.buf != nil {
+		w.write()
 	}
 	if w.unflushed {
 		w.unflushed = false
 		w.rq.flush()
 	}
-	return true
+	return !w.gone
 }

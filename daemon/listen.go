@@ -17,9 +17,9 @@ const (
 	idleTimeout   = 3 * time.Minute
 	// shutdownTimeout is how long requests under way may take to finish once the server stops.
 	shutdownTimeout = 5 * time.Second
-	// streamsPerConnection allows one client-go process its many watches on one connection; upstream's default is 250, of
-	// which big operators complain.
-	streamsPerConnection = 1000
+	// streamsPerConnection is the least that RFC 9113 recommends. Clients with more watches open more connections, each with a
+	// loop of its own, which looks at all its streams for each frame that comes or goes.
+	streamsPerConnection = 100
 )
 
 // listener serves the API over HTTPS. It is bound before anything else starts, so that a taken port changes nothing.
@@ -52,7 +52,9 @@ func (l *listener) Run(ctx context.Context) error {
 		ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 	}
 	done := make(chan error, 1)
-	go func() { done <- server.ServeTLS(l.socket, "", "") }()
+	links := &links{Listener: l.socket}
+	defer links.closing.Wait()
+	go func() { done <- server.ServeTLS(links, "", "") }()
 	select {
 	case err := <-done:
 		return fmt.Errorf("serve: %w", err)
