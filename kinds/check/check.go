@@ -119,11 +119,13 @@ func NotNegative[T int32 | int64](r *Report, at *field.Path, value T) {
 	r.Add(apivalidation.ValidateNonnegativeField(int64(value), at)...)
 }
 
-// OneOf reports a value that is not in the list, which is printed in its order.
-func OneOf[T ~string](r *Report, at *field.Path, value T, allowed ...T) {
-	if !slices.Contains(allowed, value) {
+// OneOf reports a value that is not in the list, which is printed in its order, and returns whether it is.
+func OneOf[T ~string](r *Report, at *field.Path, value T, allowed ...T) bool {
+	ok := slices.Contains(allowed, value)
+	if !ok {
 		r.Add(field.NotSupported(at, value, allowed))
 	}
+	return ok
 }
 
 // OneOfRequired is OneOf for fields that must not be empty either.

@@ -11,68 +11,70 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // claimMetadata checks the metadata of a claim's template, of which only labels and annotations are used.
 func claimMetadata(at *field.Path, meta *metav1.ObjectMeta) field.ErrorList {
 	r := &report{}
-	r.add(apivalidation.ValidateAnnotations(meta.Annotations, at.Child("annotations"))...)
-	r.add(metav1validation.ValidateLabels(meta.Labels, at.Child("labels"))...)
+	r.Add(apivalidation.ValidateAnnotations(meta.Annotations, at.Child("annotations"))...)
+	r.Add(metav1validation.ValidateLabels(meta.Labels, at.Child("labels"))...)
 	v := reflect.ValueOf(meta).Elem()
 	for i := range v.NumField() {
 		name := v.Type().Field(i).Name
 		if name != "Annotations" && name != "Labels" && !v.Field(i).IsZero() {
-			r.forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set for an ephemeral volume")
+			r.Forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set for an ephemeral volume")
 		}
 	}
-	return r.errs
+	return r.Errs
 }
 
 // ValidateClaimSpec checks the spec of a PersistentVolumeClaim, or of a template of one.
 func ValidateClaimSpec(c *corev1.PersistentVolumeClaimSpec, at *field.Path) field.ErrorList {
 	r := &report{}
 	if len(c.AccessModes) == 0 {
-		r.required(at.Child("accessModes"), "at least 1 access mode is required")
+		r.Required(at.Child("accessModes"), "at least 1 access mode is required")
 	}
-	r.add(metav1validation.ValidateLabelSelector(c.Selector, metav1validation.LabelSelectorValidationOptions{}, at.Child("selector"))...)
+	r.Add(metav1validation.ValidateLabelSelector(c.Selector, metav1validation.LabelSelectorValidationOptions{}, at.Child("selector"))...)
 	alone := false
 	for _, m := range c.AccessModes {
-		oneOf(r, at.Child("accessModes"), m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)
+		check.OneOf(&r.Report, at.Child("accessModes"), m, corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod)
 		alone = alone || m == corev1.ReadWriteOncePod
 	}
 	if alone && len(c.AccessModes) > 1 {
-		r.forbidden(at.Child("accessModes"), "may not use ReadWriteOncePod with other access modes")
+		r.Forbidden(at.Child("accessModes"), "may not use ReadWriteOncePod with other access modes")
 	}
 	size := at.Child("resources").Key(string(corev1.ResourceStorage))
 	if q, ok := c.Resources.Requests[corev1.ResourceStorage]; !ok {
-		r.required(size, "")
+		r.Required(size, "")
 	} else if q.Sign() <= 0 {
-		r.invalid(size, q.String(), "must be greater than zero")
+		r.Invalid(size, q.String(), "must be greater than zero")
 	}
 	if n := ptr.Deref(c.StorageClassName, ""); n != "" {
-		r.invalid(at.Child("storageClassName"), n, subdomain(n)...)
+		r.Invalid(at.Child("storageClassName"), n, subdomain(n)...)
 	}
 	if c.VolumeMode != nil {
-		oneOf(r, at.Child("volumeMode"), *c.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
+		check.OneOf(&r.Report, at.Child("volumeMode"), *c.VolumeMode, corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)
 	}
 	r.dataSources(at, c)
 	if n := ptr.Deref(c.VolumeAttributesClassName, ""); n != "" {
-		r.invalid(at.Child("volumeAttributesClassName"), n, subdomain(n)...)
+		r.Invalid(at.Child("volumeAttributesClassName"), n, subdomain(n)...)
 	}
-	return r.errs
+	return r.Errs
 }
 
 // dataSources checks what a claim is filled from: the old field must agree with the new one.
 func (r *report) dataSources(at *field.Path, c *corev1.PersistentVolumeClaimSpec) {
 	one := func(at *field.Path, name, kind string, group *string) {
-		r.present(at.Child("name"), name)
-		r.present(at.Child("kind"), kind)
+		r.Present(at.Child("name"), name)
+		r.Present(at.Child("kind"), kind)
 		g := ptr.Deref(group, "")
 		if g == "" && kind != "PersistentVolumeClaim" {
-			r.invalid(at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
+			r.Invalid(at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup")
 		}
 		if g != "" {
-			r.invalid(at.Child("apiGroup"), g, validation.IsDNS1123Subdomain(g)...)
+			r.Invalid(at.Child("apiGroup"), g, validation.IsDNS1123Subdomain(g)...)
 		}
 	}
 	if s := c.DataSource; s != nil {
@@ -85,12 +87,12 @@ func (r *report) dataSources(at *field.Path, c *corev1.PersistentVolumeClaimSpec
 	one(at.Child("dataSourceRef"), s.Name, s.Kind, s.APIGroup)
 	if ptr.Deref(s.Namespace, "") != "" {
 		if c.DataSource != nil {
-			r.invalid(at, at.Child("dataSource").String(), "may not be specified when dataSourceRef.namespace is specified")
+			r.Invalid(at, at.Child("dataSource").String(), "may not be specified when dataSourceRef.namespace is specified")
 		}
 		return
 	}
 	same := corev1.TypedLocalObjectReference{APIGroup: s.APIGroup, Kind: s.Kind, Name: s.Name}
 	if c.DataSource != nil && !reflect.DeepEqual(*c.DataSource, same) {
-		r.invalid(at, at.Child("dataSource").String(), "must match dataSourceRef")
+		r.Invalid(at, at.Child("dataSource").String(), "must match dataSourceRef")
 	}
 }

@@ -8,19 +8,21 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 func (r *report) containers(at *field.Path, p *podContext) {
 	names := map[string]bool{}
 	unique := func(at *field.Path, name string) {
 		if names[name] {
-			r.add(field.Duplicate(at.Child("name"), name))
+			r.Add(field.Duplicate(at.Child("name"), name))
 		}
 		names[name] = true
 	}
 	list := at.Child("containers")
 	if len(p.spec.Containers) == 0 {
-		r.required(list, "")
+		r.Required(list, "")
 	}
 	for i := range p.spec.Containers {
 		c, at := &p.spec.Containers[i], list.Index(i)
@@ -61,11 +63,11 @@ func (r *report) initContainer(at *field.Path, c *corev1.Container, spec *corev1
 		{"readinessProbe", c.ReadinessProbe != nil}, {"startupProbe", c.StartupProbe != nil},
 	} {
 		if f.set {
-			r.forbidden(at.Child(f.name), "may not be set for init containers without restartPolicy=Always")
+			r.Forbidden(at.Child(f.name), "may not be set for init containers without restartPolicy=Always")
 		}
 	}
 	if len(c.ResizePolicy) > 0 {
-		r.invalid(at.Child("resizePolicy"), Dump(c.ResizePolicy), "must not be set for init containers")
+		r.Invalid(at.Child("resizePolicy"), Dump(c.ResizePolicy), "must not be set for init containers")
 	}
 }
 
@@ -83,26 +85,26 @@ func (r *report) ephemeralContainers(list *field.Path, p *podContext, names map[
 		r.container(at, c, p)
 		r.imageSpace(at, c.Image)
 		if names[e.Name] {
-			r.add(field.Duplicate(at.Child("name"), e.Name))
+			r.Add(field.Duplicate(at.Child("name"), e.Name))
 		}
 		names[e.Name] = true
 		if e.TargetContainerName != "" && !lasting[e.TargetContainerName] {
-			r.add(field.NotFound(at.Child("targetContainerName"), e.TargetContainerName))
+			r.Add(field.NotFound(at.Child("targetContainerName"), e.TargetContainerName))
 		}
 		const refusal = "cannot be set for an Ephemeral Container"
 		v := reflect.ValueOf(c).Elem()
 		for _, name := range notEphemeral {
 			if !v.FieldByName(name).IsZero() {
-				r.forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), refusal)
+				r.Forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), refusal)
 			}
 		}
 		for j, m := range e.VolumeMounts {
 			mount := at.Child("volumeMounts").Index(j)
 			if m.SubPath != "" {
-				r.forbidden(mount.Child("subPath"), refusal)
+				r.Forbidden(mount.Child("subPath"), refusal)
 			}
 			if m.SubPathExpr != "" {
-				r.forbidden(mount.Child("subPathExpr"), refusal)
+				r.Forbidden(mount.Child("subPathExpr"), refusal)
 			}
 		}
 	}
@@ -110,16 +112,16 @@ func (r *report) ephemeralContainers(list *field.Path, p *podContext, names map[
 
 // container checks what all sorts of containers have in common.
 func (r *report) container(at *field.Path, c *corev1.Container, p *podContext) {
-	r.name(at.Child("name"), c.Name, validation.IsDNS1123Label)
-	r.present(at.Child("image"), c.Image)
-	oneOfRequired(r, at.Child("terminationMessagePolicy"), c.TerminationMessagePolicy,
+	r.Name(at.Child("name"), c.Name, validation.IsDNS1123Label)
+	r.Present(at.Child("image"), c.Image)
+	check.OneOfRequired(&r.Report, at.Child("terminationMessagePolicy"), c.TerminationMessagePolicy,
 		corev1.TerminationMessageReadFile, corev1.TerminationMessageFallbackToLogsOnError)
 	r.ports(at.Child("ports"), c.Ports)
 	r.env(at.Child("env"), c.Env, p)
 	r.envFrom(at.Child("envFrom"), c.EnvFrom)
 	r.mounts(at.Child("volumeMounts"), c, p)
 	r.devices(at.Child("volumeDevices"), c, p)
-	oneOfRequired(r, at.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+	check.OneOfRequired(&r.Report, at.Child("imagePullPolicy"), c.ImagePullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 	r.containerRequirements(at.Child("resources"), &c.Resources, p.claims)
 	r.resizePolicy(at.Child("resizePolicy"), c.ResizePolicy, p.spec.RestartPolicy)
 	r.containerSecurity(at.Child("securityContext"), c.SecurityContext, p.hostUsers)
@@ -131,21 +133,21 @@ func (r *report) ports(at *field.Path, ports []corev1.ContainerPort) {
 		at := at.Index(i)
 		if p.Name != "" {
 			bad := validation.IsValidPortName(p.Name)
-			r.invalid(at.Child("name"), p.Name, bad...)
+			r.Invalid(at.Child("name"), p.Name, bad...)
 			if len(bad) == 0 && names[p.Name] {
-				r.add(field.Duplicate(at.Child("name"), p.Name))
+				r.Add(field.Duplicate(at.Child("name"), p.Name))
 			}
 			names[p.Name] = true
 		}
 		if p.ContainerPort == 0 {
-			r.required(at.Child("containerPort"), "")
+			r.Required(at.Child("containerPort"), "")
 		} else {
-			r.invalid(at.Child("containerPort"), p.ContainerPort, validation.IsValidPortNum(int(p.ContainerPort))...)
+			r.Invalid(at.Child("containerPort"), p.ContainerPort, validation.IsValidPortNum(int(p.ContainerPort))...)
 		}
 		if p.HostPort != 0 {
-			r.invalid(at.Child("hostPort"), p.HostPort, validation.IsValidPortNum(int(p.HostPort))...)
+			r.Invalid(at.Child("hostPort"), p.HostPort, validation.IsValidPortNum(int(p.HostPort))...)
 		}
-		oneOfRequired(r, at.Child("protocol"), p.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
+		check.OneOfRequired(&r.Report, at.Child("protocol"), p.Protocol, corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)
 	}
 }
 
@@ -159,7 +161,7 @@ func (r *report) hostPortConflicts(at *field.Path, containers []corev1.Container
 			}
 			key := fmt.Sprintf("%s/%s/%d", p.Protocol, p.HostIP, p.HostPort)
 			if taken[key] {
-				r.add(field.Duplicate(at.Index(i).Child("ports").Index(j).Child("hostPort"), key))
+				r.Add(field.Duplicate(at.Index(i).Child("ports").Index(j).Child("hostPort"), key))
 			}
 			taken[key] = true
 		}
@@ -174,7 +176,7 @@ func (r *report) hostPorts(at *field.Path, spec *corev1.PodSpec) {
 	for i := range spec.Containers {
 		for j, p := range spec.Containers[i].Ports {
 			if p.HostPort != p.ContainerPort {
-				r.invalid(at.Child("containers").Index(i).Child("ports").Index(j).Child("hostPort"), p.HostPort,
+				r.Invalid(at.Child("containers").Index(i).Child("ports").Index(j).Child("hostPort"), p.HostPort,
 					"must match `containerPort` when `hostNetwork` is true")
 			}
 		}
@@ -185,13 +187,13 @@ func (r *report) resizePolicy(at *field.Path, policies []corev1.ContainerResizeP
 	seen := map[corev1.ResourceName]bool{}
 	for i, p := range policies {
 		at := at.Index(i)
-		oneOfRequired(r, at.Child("resourceName"), p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
-		oneOfRequired(r, at.Child("restartPolicy"), p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
+		check.OneOfRequired(&r.Report, at.Child("resourceName"), p.ResourceName, corev1.ResourceCPU, corev1.ResourceMemory)
+		check.OneOfRequired(&r.Report, at.Child("restartPolicy"), p.RestartPolicy, corev1.NotRequired, corev1.RestartContainer)
 		if restart == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
-			r.invalid(at.Child("restartPolicy"), p.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'")
+			r.Invalid(at.Child("restartPolicy"), p.RestartPolicy, "must be 'NotRequired' when `restartPolicy` is 'Never'")
 		}
 		if seen[p.ResourceName] {
-			r.add(field.Duplicate(at, p.ResourceName))
+			r.Add(field.Duplicate(at, p.ResourceName))
 		}
 		seen[p.ResourceName] = true
 	}
@@ -201,28 +203,28 @@ func (r *report) resizePolicy(at *field.Path, policies []corev1.ContainerResizeP
 func (r *report) restartRules(at *field.Path, c *corev1.Container) {
 	if c.RestartPolicy == nil {
 		if len(c.RestartPolicyRules) > 0 {
-			r.required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
+			r.Required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used")
 		}
 		return
 	}
-	oneOf(r, at.Child("restartPolicy"), *c.RestartPolicy,
+	check.OneOf(&r.Report, at.Child("restartPolicy"), *c.RestartPolicy,
 		corev1.ContainerRestartPolicyAlways, corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure)
 	at = at.Child("restartPolicyRules")
 	if n := len(c.RestartPolicyRules); n > 20 {
-		r.add(field.TooMany(at, n, 20))
+		r.Add(field.TooMany(at, n, 20))
 		return
 	}
 	for i, rule := range c.RestartPolicyRules {
 		at := at.Index(i)
-		oneOfRequired(r, at.Child("action"), rule.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
+		check.OneOfRequired(&r.Report, at.Child("action"), rule.Action, corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
 		exits := at.Child("exitCodes")
 		if rule.ExitCodes == nil {
-			r.required(exits, "must be specified")
+			r.Required(exits, "must be specified")
 			continue
 		}
-		oneOfRequired(r, exits.Child("operator"), rule.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
+		check.OneOfRequired(&r.Report, exits.Child("operator"), rule.ExitCodes.Operator, corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)
 		if n := len(rule.ExitCodes.Values); n > 255 {
-			r.add(field.TooMany(exits.Child("values"), n, 255))
+			r.Add(field.TooMany(exits.Child("values"), n, 255))
 		}
 	}
 }

@@ -26,7 +26,7 @@ var (
 func (r *report) env(at *field.Path, env []corev1.EnvVar, p *podContext) {
 	for i := range env {
 		at := at.Index(i)
-		r.name(at.Child("name"), env[i].Name, validation.IsRelaxedEnvVarName)
+		r.Name(at.Child("name"), env[i].Name, validation.IsRelaxedEnvVarName)
 		if env[i].ValueFrom != nil {
 			r.envSource(at.Child("valueFrom"), &env[i], p)
 		}
@@ -57,35 +57,35 @@ func (r *report) envSource(at *field.Path, e *corev1.EnvVar, p *podContext) {
 	}
 	switch {
 	case sources == 0:
-		r.invalid(at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`")
+		r.Invalid(at, "", "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`")
 	case e.Value != "":
-		r.invalid(at, "", "may not be specified when `value` is not empty")
+		r.Invalid(at, "", "may not be specified when `value` is not empty")
 	case sources > 1:
-		r.invalid(at, "", "may not have more than one field specified at a time")
+		r.Invalid(at, "", "may not have more than one field specified at a time")
 	}
 }
 
 func (r *report) keyRef(at *field.Path, name, key string) {
-	r.invalid(at.Child("name"), name, subdomain(name)...)
-	r.name(at.Child("key"), key, validation.IsConfigMapKey)
+	r.Invalid(at.Child("name"), name, subdomain(name)...)
+	r.Name(at.Child("key"), key, validation.IsConfigMapKey)
 }
 
 // fileKeyRef checks a variable that comes from a file which another container of the pod wrote.
 func (r *report) fileKeyRef(at *field.Path, f *corev1.FileKeySelector, p *podContext) {
-	if name := at.Child("volumeName"); r.present(name, f.VolumeName) {
+	if name := at.Child("volumeName"); r.Present(name, f.VolumeName) {
 		if v, ok := p.volumes[f.VolumeName]; !ok {
-			r.add(field.NotFound(name, f.VolumeName))
+			r.Add(field.NotFound(name, f.VolumeName))
 		} else if v.EmptyDir == nil {
-			r.invalid(name, f.VolumeName, "must reference an emptyDir volume")
+			r.Invalid(name, f.VolumeName, "must reference an emptyDir volume")
 		}
 	}
-	if path := at.Child("path"); r.present(path, f.Path) {
+	if path := at.Child("path"); r.Present(path, f.Path) {
 		r.ownPath(path, f.Path)
 	}
-	if key := at.Child("key"); r.present(key, f.Key) {
-		r.invalid(key, f.Key, validation.IsRelaxedEnvVarName(f.Key)...)
+	if key := at.Child("key"); r.Present(key, f.Key) {
+		r.Invalid(key, f.Key, validation.IsRelaxedEnvVarName(f.Key)...)
 		if len(f.Key) > 128 {
-			r.add(field.TooLong(key, f.Key, 128))
+			r.Add(field.TooLong(key, f.Key, 128))
 		}
 	}
 }
@@ -94,47 +94,47 @@ func (r *report) envFrom(at *field.Path, sources []corev1.EnvFromSource) {
 	for i, s := range sources {
 		index, n := at.Index(i), 0
 		if s.Prefix != "" {
-			r.invalid(index.Child("prefix"), s.Prefix, validation.IsRelaxedEnvVarName(s.Prefix)...)
+			r.Invalid(index.Child("prefix"), s.Prefix, validation.IsRelaxedEnvVarName(s.Prefix)...)
 		}
 		if s.ConfigMapRef != nil {
 			n++
-			r.name(index.Child("configMapRef", "name"), s.ConfigMapRef.Name, subdomain)
+			r.Name(index.Child("configMapRef", "name"), s.ConfigMapRef.Name, subdomain)
 		}
 		if s.SecretRef != nil {
 			n++
-			r.name(index.Child("secretRef", "name"), s.SecretRef.Name, subdomain)
+			r.Name(index.Child("secretRef", "name"), s.SecretRef.Name, subdomain)
 		}
 		switch n {
 		case 0:
-			r.invalid(at, "", "must specify one of: `configMapRef` or `secretRef`")
+			r.Invalid(at, "", "must specify one of: `configMapRef` or `secretRef`")
 		case 2:
-			r.invalid(at, "", "may not have more than one field specified at a time")
+			r.Invalid(at, "", "may not have more than one field specified at a time")
 		}
 	}
 }
 
 // fieldRef checks a reference to a field of the pod, one of allowed, or to one label or annotation: metadata.labels['a'].
 func (r *report) fieldRef(at *field.Path, f *corev1.ObjectFieldSelector, allowed []string) {
-	if !r.present(at.Child("apiVersion"), f.APIVersion) || !r.present(at.Child("fieldPath"), f.FieldPath) {
+	if !r.Present(at.Child("apiVersion"), f.APIVersion) || !r.Present(at.Child("fieldPath"), f.FieldPath) {
 		return
 	}
 	bad := func(format string, args ...any) {
-		r.invalid(at.Child("fieldPath"), f.FieldPath, "error converting fieldPath: "+fmt.Sprintf(format, args...))
+		r.Invalid(at.Child("fieldPath"), f.FieldPath, "error converting fieldPath: "+fmt.Sprintf(format, args...))
 	}
 	path, subscript, subscripted := splitSubscript(f.FieldPath)
 	switch {
 	case f.APIVersion != "v1":
 		bad("unsupported pod version: %s", f.APIVersion)
 	case subscripted && path == "metadata.annotations":
-		r.invalid(at, subscript, validation.IsQualifiedName(strings.ToLower(subscript))...)
+		r.Invalid(at, subscript, validation.IsQualifiedName(strings.ToLower(subscript))...)
 	case subscripted && path == "metadata.labels":
-		r.invalid(at, subscript, validation.IsQualifiedName(subscript)...)
+		r.Invalid(at, subscript, validation.IsQualifiedName(subscript)...)
 	case subscripted:
 		bad("field label does not support subscript: %s", f.FieldPath)
 	case path != "spec.host" && !slices.Contains(knownFields, path):
 		bad("field label not supported: %s", path)
 	case path != "spec.host" && !slices.Contains(allowed, path):
-		r.add(field.NotSupported(at.Child("fieldPath"), path, allowed))
+		r.Add(field.NotSupported(at.Child("fieldPath"), path, allowed))
 	}
 }
 
@@ -151,16 +151,16 @@ func splitSubscript(fieldPath string) (path, subscript string, ok bool) {
 const byteDivisors = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei"
 
 func (r *report) resourceFieldRef(at *field.Path, f *corev1.ResourceFieldSelector, inVolume bool) {
-	if inVolume && !r.present(at.Child("containerName"), f.ContainerName) {
+	if inVolume && !r.Present(at.Child("containerName"), f.ContainerName) {
 		return
 	}
-	if !r.present(at.Child("resource"), f.Resource) {
+	if !r.Present(at.Child("resource"), f.Resource) {
 		return
 	}
 	_, name, _ := strings.Cut(f.Resource, ".")
 	hugePages := strings.HasPrefix(f.Resource, "limits."+corev1.ResourceHugePagesPrefix) || strings.HasPrefix(f.Resource, "requests."+corev1.ResourceHugePagesPrefix)
 	if !hugePages && !slices.Contains(resourceFields, f.Resource) {
-		r.add(field.NotSupported(at.Child("resource"), f.Resource, resourceFields))
+		r.Add(field.NotSupported(at.Child("resource"), f.Resource, resourceFields))
 	}
 	if f.Divisor.Cmp(resource.Quantity{}) == 0 {
 		return
@@ -178,6 +178,6 @@ func (r *report) resourceFieldRef(at *field.Path, f *corev1.ResourceFieldSelecto
 		and = divisors
 	}
 	if !slices.Contains(strings.Split(divisors, ", "), f.Divisor.String()) {
-		r.invalid(at.Child("divisor"), f.Resource, fmt.Sprintf("only divisor's values %s are supported with the %s", and, noun))
+		r.Invalid(at.Child("divisor"), f.Resource, fmt.Sprintf("only divisor's values %s are supported with the %s", and, noun))
 	}
 }

@@ -6,26 +6,28 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 func (r *report) mounts(at *field.Path, c *corev1.Container, p *podContext) {
 	paths := map[string]bool{}
 	for i := range c.VolumeMounts {
 		m, index := &c.VolumeMounts[i], at.Index(i)
-		r.present(index.Child("name"), m.Name)
+		r.Present(index.Child("name"), m.Name)
 		if p.volumes[m.Name] == nil {
-			r.add(field.NotFound(index.Child("name"), m.Name))
+			r.Add(field.NotFound(index.Child("name"), m.Name))
 		}
-		r.present(index.Child("mountPath"), m.MountPath)
+		r.Present(index.Child("mountPath"), m.MountPath)
 		if paths[m.MountPath] {
-			r.invalid(index.Child("mountPath"), m.MountPath, "must be unique")
+			r.Invalid(index.Child("mountPath"), m.MountPath, "must be unique")
 		}
 		paths[m.MountPath] = true
 		if slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.Name == m.Name }) {
-			r.invalid(index.Child("name"), m.Name, "must not already exist in volumeDevices")
+			r.Invalid(index.Child("name"), m.Name, "must not already exist in volumeDevices")
 		}
 		if slices.ContainsFunc(c.VolumeDevices, func(d corev1.VolumeDevice) bool { return d.DevicePath == m.MountPath }) {
-			r.invalid(index.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices")
+			r.Invalid(index.Child("mountPath"), m.MountPath, "must not already exist as a path in volumeDevices")
 		}
 		// Upstream leaves the index out of the paths from here on.
 		if m.SubPath != "" {
@@ -33,7 +35,7 @@ func (r *report) mounts(at *field.Path, c *corev1.Container, p *podContext) {
 		}
 		if m.SubPathExpr != "" {
 			if m.SubPath != "" {
-				r.invalid(index.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive")
+				r.Invalid(index.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive")
 			}
 			r.descendingPath(at.Child("subPathExpr"), m.SubPathExpr)
 		}
@@ -45,9 +47,9 @@ func (r *report) propagation(at *field.Path, m *corev1.VolumeMount, c *corev1.Co
 	propagation := ptr.Deref(m.MountPropagation, corev1.MountPropagationNone)
 	if m.MountPropagation != nil {
 		at := at.Child("mountPropagation")
-		oneOf(r, at, propagation, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
+		check.OneOf(&r.Report, at, propagation, corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
 		if propagation == corev1.MountPropagationBidirectional && (c.SecurityContext == nil || !ptr.Deref(c.SecurityContext.Privileged, false)) {
-			r.forbidden(at, "Bidirectional mount propagation is available only to privileged containers")
+			r.Forbidden(at, "Bidirectional mount propagation is available only to privileged containers")
 		}
 	}
 	if m.RecursiveReadOnly == nil {
@@ -55,14 +57,14 @@ func (r *report) propagation(at *field.Path, m *corev1.VolumeMount, c *corev1.Co
 	}
 	at = at.Child("recursiveReadOnly")
 	mode := *m.RecursiveReadOnly
-	if !oneOf(r, at, mode, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible) {
+	if !check.OneOf(&r.Report, at, mode, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible) {
 		return
 	}
 	if !m.ReadOnly {
-		r.forbidden(at, "may only be specified when readOnly is true")
+		r.Forbidden(at, "may only be specified when readOnly is true")
 	}
 	if mode != corev1.RecursiveReadOnlyDisabled && propagation != corev1.MountPropagationNone {
-		r.forbidden(at, "may only be specified when mountPropagation is None or not specified")
+		r.Forbidden(at, "may only be specified when mountPropagation is None or not specified")
 	}
 }
 
@@ -71,28 +73,28 @@ func (r *report) devices(at *field.Path, c *corev1.Container, p *podContext) {
 	for i, d := range c.VolumeDevices {
 		name, path := at.Index(i).Child("name"), at.Index(i).Child("devicePath")
 		v := p.volumes[d.Name]
-		r.present(name, d.Name)
+		r.Present(name, d.Name)
 		if names[d.Name] {
-			r.invalid(name, d.Name, "must be unique")
+			r.Invalid(name, d.Name, "must be unique")
 		}
 		switch {
 		case v == nil:
-			r.add(field.NotFound(name, d.Name))
+			r.Add(field.NotFound(name, d.Name))
 		case v.PersistentVolumeClaim == nil && v.Ephemeral == nil:
-			r.invalid(name, d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode")
+			r.Invalid(name, d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode")
 		}
-		r.present(path, d.DevicePath)
+		r.Present(path, d.DevicePath)
 		if paths[d.DevicePath] {
-			r.invalid(path, d.DevicePath, "must be unique")
+			r.Invalid(path, d.DevicePath, "must be unique")
 		}
 		if hasBackstep(d.DevicePath) {
-			r.invalid(path, d.DevicePath, "can not contain backsteps ('..')")
+			r.Invalid(path, d.DevicePath, "can not contain backsteps ('..')")
 		}
 		if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == d.Name }) {
-			r.invalid(name, d.Name, "must not already exist in volumeMounts")
+			r.Invalid(name, d.Name, "must not already exist in volumeMounts")
 		}
 		if slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == d.DevicePath }) {
-			r.invalid(path, d.DevicePath, "must not already exist as a path in volumeMounts")
+			r.Invalid(path, d.DevicePath, "must not already exist as a path in volumeMounts")
 		}
 		names[d.Name], paths[d.DevicePath] = true, true
 	}

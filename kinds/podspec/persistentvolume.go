@@ -44,15 +44,15 @@ func ValidatePersistentVolumeSource(s *corev1.PersistentVolumeSource, at *field.
 			continue
 		}
 		if n++; n > 1 {
-			r.forbidden(at.Child(c.name), oneSource)
+			r.Forbidden(at.Child(c.name), oneSource)
 			continue
 		}
 		c.check(r, at.Child(c.name))
 	}
 	if n == 0 {
-		r.required(at, "must specify a volume type")
+		r.Required(at, "must specify a volume type")
 	}
-	return r.errs
+	return r.Errs
 }
 
 func persistentSources(s *corev1.PersistentVolumeSource) []volumeCheck {
@@ -73,7 +73,7 @@ func persistentSources(s *corev1.PersistentVolumeSource) []volumeCheck {
 		checks = append(checks, c)
 	}
 	return append(checks, volumeCheck{"local", s.Local != nil, func(r *report, at *field.Path) {
-		if r.present(at.Child("path"), s.Local.Path) {
+		if r.Present(at.Child("path"), s.Local.Path) {
 			r.noBacksteps(at.Child("path"), s.Local.Path)
 		}
 	}})
@@ -130,8 +130,8 @@ func localName(s *corev1.SecretReference) *corev1.LocalObjectReference {
 }
 
 func (r *report) persistentCSI(at *field.Path, s *corev1.CSIPersistentVolumeSource) {
-	r.add(ValidateCSIDriverName(s.Driver, at.Child("driver"))...)
-	r.present(at.Child("volumeHandle"), s.VolumeHandle)
+	r.Add(ValidateCSIDriverName(s.Driver, at.Child("driver"))...)
+	r.Present(at.Child("volumeHandle"), s.VolumeHandle)
 	for _, ref := range []struct {
 		name   string
 		secret *corev1.SecretReference
@@ -141,8 +141,8 @@ func (r *report) persistentCSI(at *field.Path, s *corev1.CSIPersistentVolumeSour
 		{"nodeExpandSecretRef", s.NodeExpandSecretRef},
 	} {
 		if ref.secret != nil {
-			r.present(at.Child(ref.name, "name"), ref.secret.Name)
-			r.present(at.Child(ref.name, "namespace"), ref.secret.Namespace)
+			r.Present(at.Child(ref.name, "name"), ref.secret.Name)
+			r.Present(at.Child(ref.name, "namespace"), ref.secret.Namespace)
 		}
 	}
 }
@@ -156,21 +156,21 @@ func IsRootPath(h *corev1.HostPathVolumeSource) bool {
 func ValidateOverhead(list corev1.ResourceList, at *field.Path) field.ErrorList {
 	r := &report{}
 	r.requirements(at, &corev1.ResourceRequirements{Limits: list}, nil)
-	return r.errs
+	return r.Errs
 }
 
 // ValidateTolerations checks tolerations outside of a pod.
 func ValidateTolerations(tolerations []corev1.Toleration, at *field.Path) field.ErrorList {
 	r := &report{}
 	r.tolerations(at, tolerations)
-	return r.errs
+	return r.Errs
 }
 
 // ValidateContainerResourceName checks the name of a resource that containers may ask for.
 func ValidateContainerResourceName(name corev1.ResourceName, at *field.Path) field.ErrorList {
 	r := &report{}
 	r.containerResource(at, name, *resource.NewQuantity(0, resource.DecimalSI))
-	return r.errs
+	return r.Errs
 }
 
 // Overcommits tells whether the containers of a node may together be promised more of a resource than there is.

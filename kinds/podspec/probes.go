@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // handler is what a probe and a lifecycle hook have in common.
@@ -40,7 +42,7 @@ func (r *report) lifecycle(at *field.Path, c *corev1.Container, spec *corev1.Pod
 		at := at.Child("readinessProbe")
 		r.probe(at, p, grace, false)
 		if p.TerminationGracePeriodSeconds != nil {
-			r.invalid(at.Child("terminationGracePeriodSeconds"), *p.TerminationGracePeriodSeconds, "must not be set for readinessProbes")
+			r.Invalid(at.Child("terminationGracePeriodSeconds"), *p.TerminationGracePeriodSeconds, "must not be set for readinessProbes")
 		}
 	}
 	if p := c.StartupProbe; p != nil {
@@ -51,16 +53,16 @@ func (r *report) lifecycle(at *field.Path, c *corev1.Container, spec *corev1.Pod
 // probe checks a probe; the restarting ones must believe a single success.
 func (r *report) probe(at *field.Path, p *corev1.Probe, grace *int64, restarts bool) {
 	r.handler(at, handler{exec: p.Exec, http: p.HTTPGet, tcp: p.TCPSocket, grpc: p.GRPC}, grace)
-	notNegative(r, at.Child("initialDelaySeconds"), p.InitialDelaySeconds)
-	notNegative(r, at.Child("timeoutSeconds"), p.TimeoutSeconds)
-	notNegative(r, at.Child("periodSeconds"), p.PeriodSeconds)
-	notNegative(r, at.Child("successThreshold"), p.SuccessThreshold)
-	notNegative(r, at.Child("failureThreshold"), p.FailureThreshold)
+	check.NotNegative(&r.Report, at.Child("initialDelaySeconds"), p.InitialDelaySeconds)
+	check.NotNegative(&r.Report, at.Child("timeoutSeconds"), p.TimeoutSeconds)
+	check.NotNegative(&r.Report, at.Child("periodSeconds"), p.PeriodSeconds)
+	check.NotNegative(&r.Report, at.Child("successThreshold"), p.SuccessThreshold)
+	check.NotNegative(&r.Report, at.Child("failureThreshold"), p.FailureThreshold)
 	if g := p.TerminationGracePeriodSeconds; g != nil && *g <= 0 {
-		r.invalid(at.Child("terminationGracePeriodSeconds"), *g, "must be greater than 0")
+		r.Invalid(at.Child("terminationGracePeriodSeconds"), *g, "must be greater than 0")
 	}
 	if restarts && p.SuccessThreshold != 1 {
-		r.invalid(at.Child("successThreshold"), p.SuccessThreshold, "must be 1")
+		r.Invalid(at.Child("successThreshold"), p.SuccessThreshold, "must be 1")
 	}
 }
 
@@ -73,7 +75,7 @@ func (r *report) handler(at *field.Path, h handler, grace *int64) {
 	}{
 		{"exec", h.exec != nil, func(at *field.Path) {
 			if len(h.exec.Command) == 0 {
-				r.required(at.Child("command"), "")
+				r.Required(at.Child("command"), "")
 			}
 		}},
 		{"httpGet", h.http != nil, func(at *field.Path) { r.httpGet(at, h.http) }},
@@ -81,7 +83,7 @@ func (r *report) handler(at *field.Path, h handler, grace *int64) {
 		{"grpc", h.grpc != nil, func(at *field.Path) { r.port(at.Child("port"), intstr.FromInt32(h.grpc.Port)) }},
 		{"sleep", h.sleep != nil, func(at *field.Path) {
 			if s := h.sleep.Seconds; s < 0 || grace != nil && s > *grace {
-				r.invalid(at, s, fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", ptr.Deref(grace, 0)))
+				r.Invalid(at, s, fmt.Sprintf("must be non-negative and less than terminationGracePeriodSeconds (%d)", ptr.Deref(grace, 0)))
 			}
 		}},
 	} {
@@ -89,30 +91,30 @@ func (r *report) handler(at *field.Path, h handler, grace *int64) {
 			continue
 		}
 		if n++; n > 1 {
-			r.forbidden(at.Child(kind.name), "may not specify more than 1 handler type")
+			r.Forbidden(at.Child(kind.name), "may not specify more than 1 handler type")
 			continue
 		}
 		kind.check(at.Child(kind.name))
 	}
 	if n == 0 {
-		r.required(at, "must specify a handler type")
+		r.Required(at, "must specify a handler type")
 	}
 }
 
 func (r *report) httpGet(at *field.Path, h *corev1.HTTPGetAction) {
-	r.present(at.Child("path"), h.Path)
+	r.Present(at.Child("path"), h.Path)
 	r.port(at.Child("port"), h.Port)
-	oneOf(r, at.Child("scheme"), h.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)
+	check.OneOf(&r.Report, at.Child("scheme"), h.Scheme, corev1.URISchemeHTTP, corev1.URISchemeHTTPS)
 	for _, header := range h.HTTPHeaders {
-		r.invalid(at.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name)...)
+		r.Invalid(at.Child("httpHeaders"), header.Name, validation.IsHTTPHeaderName(header.Name)...)
 	}
 }
 
 // port checks a port by number or name.
 func (r *report) port(at *field.Path, p intstr.IntOrString) {
 	if p.Type == intstr.String {
-		r.invalid(at, p.StrVal, validation.IsValidPortName(p.StrVal)...)
+		r.Invalid(at, p.StrVal, validation.IsValidPortName(p.StrVal)...)
 		return
 	}
-	r.invalid(at, p.IntVal, validation.IsValidPortNum(p.IntValue())...)
+	r.Invalid(at, p.IntVal, validation.IsValidPortNum(p.IntValue())...)
 }

@@ -53,46 +53,46 @@ func SortedNames(list corev1.ResourceList) []corev1.ResourceName {
 func ValidateQuantity(name corev1.ResourceName, q resource.Quantity, at *field.Path) field.ErrorList {
 	r := &report{}
 	if q.Sign() < 0 {
-		r.invalid(at, q.String(), "must be greater than or equal to 0")
+		r.Invalid(at, q.String(), "must be greater than or equal to 0")
 	}
 	if (countedResources.Has(name) || isExtended(name)) && q.MilliValue()%1000 != 0 {
-		r.invalid(at, q.String(), "must be an integer")
+		r.Invalid(at, q.String(), "must be an integer")
 	}
-	return r.errs
+	return r.Errs
 }
 
 // ValidateResourceName checks the name of a resource anywhere: qualified, or one that Kubernetes itself gives a meaning.
 func ValidateResourceName(name corev1.ResourceName, at *field.Path) field.ErrorList {
 	r := &report{}
 	bad := validation.IsQualifiedName(string(name))
-	r.invalid(at, string(name), bad...)
+	r.Invalid(at, string(name), bad...)
 	if len(bad) == 0 && !strings.Contains(string(name), "/") && !standardResources.Has(name) && !countedResources.Has(name) && !isHugePages(name) {
-		r.invalid(at, string(name), "must be a standard resource type or fully qualified")
+		r.Invalid(at, string(name), "must be a standard resource type or fully qualified")
 	}
-	return r.errs
+	return r.Errs
 }
 
 // containerResource checks the name and the amount of a resource that a container asks for.
 func (r *report) containerResource(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
-	before := len(r.errs)
-	r.add(ValidateResourceName(name, at)...)
+	before := len(r.Errs)
+	r.Add(ValidateResourceName(name, at)...)
 	standard := name == corev1.ResourceCPU || name == corev1.ResourceMemory || name == corev1.ResourceEphemeralStorage || isHugePages(name)
 	switch {
-	case len(r.errs) > before && strings.Contains(string(name), "/"):
+	case len(r.Errs) > before && strings.Contains(string(name), "/"):
 	case !strings.Contains(string(name), "/") && !standard:
-		r.invalid(at, string(name), "must be a standard resource for containers")
+		r.Invalid(at, string(name), "must be a standard resource for containers")
 	case !isNative(name) && !isExtended(name):
-		r.invalid(at, string(name), "doesn't follow extended resource name standard")
+		r.Invalid(at, string(name), "doesn't follow extended resource name standard")
 	}
 	r.quantity(at, name, q)
 }
 
 func (r *report) quantity(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
-	r.add(ValidateQuantity(name, q, at)...)
+	r.Add(ValidateQuantity(name, q, at)...)
 	if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
 		page, err := check.Quantity(size)
 		if err != nil || page.Value() <= 0 || q.Value()%page.Value() != 0 {
-			r.invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), page.String()))
+			r.Invalid(at, q.String(), fmt.Sprintf("%s is not positive integer multiple of %s", q.String(), page.String()))
 		}
 	}
 }
@@ -124,15 +124,15 @@ func (r *report) requirements(at *field.Path, res *corev1.ResourceRequirements, 
 		limit, limited := res.Limits[name]
 		switch {
 		case !limited && !overcommits(name):
-			r.required(limits, "Limit must be set for non overcommitable resources")
+			r.Required(limits, "Limit must be set for non overcommitable resources")
 		case limited && !overcommits(name) && q.Cmp(limit) != 0:
-			r.invalid(requests, q.String(), fmt.Sprintf("must be equal to %s limit of %s", name, limit.String()))
+			r.Invalid(requests, q.String(), fmt.Sprintf("must be equal to %s limit of %s", name, limit.String()))
 		case limited && q.Cmp(limit) > 0:
-			r.invalid(requests, q.String(), fmt.Sprintf("must be less than or equal to %s limit of %s", name, limit.String()))
+			r.Invalid(requests, q.String(), fmt.Sprintf("must be less than or equal to %s limit of %s", name, limit.String()))
 		}
 	}
 	if hugePages && !base {
-		r.forbidden(at, "HugePages require cpu or memory")
+		r.Forbidden(at, "HugePages require cpu or memory")
 	}
 }
 
@@ -144,18 +144,18 @@ func (r *report) claimNames(at *field.Path, claims []corev1.ResourceClaim, known
 		key := c.Name
 		if c.Request != "" {
 			key += "/" + c.Request
-			r.invalid(at.Child("request"), c.Request, validation.IsDNS1123Label(c.Request)...)
+			r.Invalid(at.Child("request"), c.Request, validation.IsDNS1123Label(c.Request)...)
 		}
 		switch {
 		case c.Name == "":
-			r.required(at.Child("name"), "")
+			r.Required(at.Child("name"), "")
 			continue
 		case seen[key], seen[c.Name]:
-			r.add(field.Duplicate(at, key))
+			r.Add(field.Duplicate(at, key))
 		}
 		seen[key] = true
 		if !known[c.Name] {
-			r.add(field.NotFound(at.Child("name"), c.Name))
+			r.Add(field.NotFound(at.Child("name"), c.Name))
 		}
 	}
 }
@@ -165,24 +165,24 @@ func (r *report) resourceClaims(at *field.Path, claims []corev1.PodResourceClaim
 	names := map[string]bool{}
 	for i, c := range claims {
 		at := at.Index(i)
-		if r.present(at.Child("name"), c.Name) {
+		if r.Present(at.Child("name"), c.Name) {
 			if names[c.Name] {
-				r.add(field.Duplicate(at.Child("name"), c.Name))
+				r.Add(field.Duplicate(at.Child("name"), c.Name))
 			}
-			r.invalid(at.Child("name"), c.Name, validation.IsDNS1123Label(c.Name)...)
+			r.Invalid(at.Child("name"), c.Name, validation.IsDNS1123Label(c.Name)...)
 			names[c.Name] = true
 		}
 		switch {
 		case c.ResourceClaimName != nil && c.ResourceClaimTemplateName != nil:
-			r.invalid(at, Dump(c), "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
+			r.Invalid(at, Dump(c), "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
 		case c.ResourceClaimName == nil && c.ResourceClaimTemplateName == nil:
-			r.invalid(at, Dump(c), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")
+			r.Invalid(at, Dump(c), "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`")
 		}
 		if n := c.ResourceClaimName; n != nil {
-			r.invalid(at.Child("resourceClaimName"), *n, subdomain(*n)...)
+			r.Invalid(at.Child("resourceClaimName"), *n, subdomain(*n)...)
 		}
 		if n := c.ResourceClaimTemplateName; n != nil {
-			r.invalid(at.Child("resourceClaimTemplateName"), *n, subdomain(*n)...)
+			r.Invalid(at.Child("resourceClaimTemplateName"), *n, subdomain(*n)...)
 		}
 	}
 	return names
@@ -195,12 +195,12 @@ func (r *report) podResources(at *field.Path, spec *corev1.PodSpec) {
 		return
 	}
 	if len(res.Claims) > 0 {
-		r.forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level")
+		r.Forbidden(path.Child("claims"), "claims may not be set for Resources at pod-level")
 	}
 	r.requirements(path, res, func(at *field.Path, name corev1.ResourceName, q resource.Quantity) {
-		r.add(ValidateResourceName(name, at)...)
+		r.Add(ValidateResourceName(name, at)...)
 		if !resourcehelper.IsSupportedPodLevelResource(name) {
-			r.add(field.NotSupported(at, name, sets.List(resourcehelper.SupportedPodLevelResources())))
+			r.Add(field.NotSupported(at, name, sets.List(resourcehelper.SupportedPodLevelResources())))
 		}
 		r.quantity(at, name, q)
 	})
@@ -209,14 +209,14 @@ func (r *report) podResources(at *field.Path, spec *corev1.PodSpec) {
 	for _, name := range SortedNames(sum) {
 		want := sum[name]
 		if have, ok := res.Requests[name]; ok && want.Cmp(have) > 0 {
-			r.invalid(path.Child("requests").Key(string(name)), have.String(), fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", want.String()))
+			r.Invalid(path.Child("requests").Key(string(name)), have.String(), fmt.Sprintf("must be greater than or equal to aggregate container requests of %s", want.String()))
 		}
 	}
 	eachContainer(spec, func(kind string, i int, c *corev1.Container) {
 		for _, name := range SortedNames(c.Resources.Limits) {
 			have := c.Resources.Limits[name]
 			if limit, ok := res.Limits[name]; ok && have.Cmp(limit) > 0 {
-				r.invalid(at.Child(kind).Index(i).Child("resources", "limits"), have.String(), fmt.Sprintf("must be less than or equal to pod limits of %s", limit.String()))
+				r.Invalid(at.Child(kind).Index(i).Child("resources", "limits"), have.String(), fmt.Sprintf("must be less than or equal to pod limits of %s", limit.String()))
 			}
 		}
 	})

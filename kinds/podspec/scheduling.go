@@ -10,6 +10,8 @@ import (
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 const (
@@ -42,7 +44,7 @@ func (r *report) affinity(at *field.Path, a *corev1.Affinity) {
 
 func (r *report) weight(at *field.Path, w int32) {
 	if w < 1 || w > 100 {
-		r.invalid(at, w, "must be in the range 1-100")
+		r.Invalid(at, w, "must be in the range 1-100")
 	}
 }
 
@@ -50,13 +52,13 @@ func (r *report) weight(at *field.Path, w int32) {
 func ValidateNodeSelector(s *corev1.NodeSelector, at *field.Path) field.ErrorList {
 	r := &report{}
 	r.nodeSelector(at, s)
-	return r.errs
+	return r.Errs
 }
 
 func (r *report) nodeSelector(at *field.Path, s *corev1.NodeSelector) {
 	at = at.Child("nodeSelectorTerms")
 	if len(s.NodeSelectorTerms) == 0 {
-		r.required(at, "must have at least one node selector term")
+		r.Required(at, "must have at least one node selector term")
 	}
 	for i := range s.NodeSelectorTerms {
 		r.nodeSelectorTerm(at.Index(i), &s.NodeSelectorTerms[i], true)
@@ -70,23 +72,23 @@ func (r *report) nodeSelectorTerm(at *field.Path, t *corev1.NodeSelectorTerm, st
 		switch q.Operator {
 		case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
 			if len(q.Values) == 0 {
-				r.required(at.Child("values"), "must be specified when `operator` is 'In' or 'NotIn'")
+				r.Required(at.Child("values"), "must be specified when `operator` is 'In' or 'NotIn'")
 			}
 		case corev1.NodeSelectorOpExists, corev1.NodeSelectorOpDoesNotExist:
 			if len(q.Values) > 0 {
-				r.forbidden(at.Child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
+				r.Forbidden(at.Child("values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'")
 			}
 		case corev1.NodeSelectorOpGt, corev1.NodeSelectorOpLt:
 			if len(q.Values) != 1 {
-				r.required(at.Child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'")
+				r.Required(at.Child("values"), "must be specified single value when `operator` is 'Lt' or 'Gt'")
 			}
 		default:
-			r.invalid(at.Child("operator"), q.Operator, "not a valid selector operator")
+			r.Invalid(at.Child("operator"), q.Operator, "not a valid selector operator")
 		}
-		r.add(metav1validation.ValidateLabelName(q.Key, at.Child("key"))...)
+		r.Add(metav1validation.ValidateLabelName(q.Key, at.Child("key"))...)
 		for j, v := range q.Values {
 			if strict {
-				r.invalid(at.Child("values").Index(j), v, validation.IsValidLabelValue(v)...)
+				r.Invalid(at.Child("values").Index(j), v, validation.IsValidLabelValue(v)...)
 			}
 		}
 	}
@@ -95,17 +97,17 @@ func (r *report) nodeSelectorTerm(at *field.Path, t *corev1.NodeSelectorTerm, st
 		switch q.Operator {
 		case corev1.NodeSelectorOpIn, corev1.NodeSelectorOpNotIn:
 			if len(q.Values) != 1 {
-				r.required(at.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector")
+				r.Required(at.Child("values"), "must be only one value when `operator` is 'In' or 'NotIn' for node field selector")
 			}
 		default:
-			r.invalid(at.Child("operator"), q.Operator, "not a valid selector operator")
+			r.Invalid(at.Child("operator"), q.Operator, "not a valid selector operator")
 		}
 		if q.Key != metav1.ObjectNameField {
-			r.invalid(at.Child("key"), q.Key, "not a valid field selector key")
+			r.Invalid(at.Child("key"), q.Key, "not a valid field selector key")
 			continue
 		}
 		for j, v := range q.Values {
-			r.invalid(at.Child("values").Index(j), v, subdomain(v)...)
+			r.Invalid(at.Child("values").Index(j), v, subdomain(v)...)
 		}
 	}
 }
@@ -125,32 +127,32 @@ func (r *report) podAffinityTerm(at *field.Path, t *corev1.PodAffinityTerm) {
 	r.selector(at.Child("labelSelector"), t.LabelSelector)
 	r.selector(at.Child("namespaceSelector"), t.NamespaceSelector)
 	for _, n := range t.Namespaces {
-		r.invalid(at.Child("namespace"), n, validation.IsDNS1123Label(n)...)
+		r.Invalid(at.Child("namespace"), n, validation.IsDNS1123Label(n)...)
 	}
 	r.labelKeys(at, "matchLabelKeys", t.MatchLabelKeys, t.LabelSelector)
 	r.labelKeys(at, "mismatchLabelKeys", t.MismatchLabelKeys, t.LabelSelector)
 	for i, k := range t.MatchLabelKeys {
 		if slices.Contains(t.MismatchLabelKeys, k) {
-			r.invalid(at.Child("matchLabelKeys").Index(i), k, "exists in both matchLabelKeys and mismatchLabelKeys")
+			r.Invalid(at.Child("matchLabelKeys").Index(i), k, "exists in both matchLabelKeys and mismatchLabelKeys")
 		}
 	}
 	if t.TopologyKey == "" {
-		r.required(at.Child("topologyKey"), "can not be empty")
+		r.Required(at.Child("topologyKey"), "can not be empty")
 	}
-	r.add(metav1validation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey"))...)
+	r.Add(metav1validation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey"))...)
 }
 
 func (r *report) selector(at *field.Path, s *metav1.LabelSelector) {
-	r.add(metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, at)...)
+	r.Add(metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, at)...)
 }
 
 func (r *report) labelKeys(at *field.Path, name string, keys []string, selector *metav1.LabelSelector) {
 	at = at.Child(name)
 	if len(keys) > 0 && selector == nil {
-		r.forbidden(at, "must not be specified when labelSelector is not set")
+		r.Forbidden(at, "must not be specified when labelSelector is not set")
 	}
 	for i, k := range keys {
-		r.add(metav1validation.ValidateLabelName(k, at.Index(i))...)
+		r.Add(metav1validation.ValidateLabelName(k, at.Index(i))...)
 	}
 }
 
@@ -202,24 +204,24 @@ func (r *report) tolerations(at *field.Path, tolerations []corev1.Toleration) {
 	for i, t := range tolerations {
 		at := at.Index(i)
 		if t.Key != "" {
-			r.add(metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
+			r.Add(metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
 		} else if t.Operator != corev1.TolerationOpExists {
-			r.invalid(at.Child("operator"), t.Operator, `operator must be Exists when `+"`key`"+` is empty, which means "match all values and all keys"`)
+			r.Invalid(at.Child("operator"), t.Operator, `operator must be Exists when `+"`key`"+` is empty, which means "match all values and all keys"`)
 		}
 		if t.TolerationSeconds != nil && t.Effect != corev1.TaintEffectNoExecute {
-			r.invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set")
+			r.Invalid(at.Child("effect"), t.Effect, "effect must be 'NoExecute' when `tolerationSeconds` is set")
 		}
 		switch t.Operator {
 		case corev1.TolerationOpEqual, "":
 			if bad := validation.IsValidLabelValue(t.Value); len(bad) > 0 {
-				r.invalid(at.Child("operator"), t.Value, strings.Join(bad, ";"))
+				r.Invalid(at.Child("operator"), t.Value, strings.Join(bad, ";"))
 			}
 		case corev1.TolerationOpExists:
 			if t.Value != "" {
-				r.invalid(at.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'")
+				r.Invalid(at.Child("operator"), t.Value, "value must be empty when `operator` is 'Exists'")
 			}
 		default:
-			oneOf(r, at.Child("operator"), t.Operator, corev1.TolerationOpEqual, corev1.TolerationOpExists)
+			check.OneOf(&r.Report, at.Child("operator"), t.Operator, corev1.TolerationOpEqual, corev1.TolerationOpExists)
 		}
 		if t.Effect != "" {
 			r.effect(at.Child("effect"), t.Effect)
@@ -228,7 +230,7 @@ func (r *report) tolerations(at *field.Path, tolerations []corev1.Toleration) {
 }
 
 func (r *report) effect(at *field.Path, e corev1.TaintEffect) {
-	oneOf(r, at, e, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
+	check.OneOf(&r.Report, at, e, corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute)
 }
 
 // ValidateTaints checks the taints of a node.
@@ -237,22 +239,22 @@ func ValidateTaints(taints []corev1.Taint, at *field.Path) field.ErrorList {
 	seen := map[string]bool{}
 	for i, t := range taints {
 		at := at.Index(i)
-		r.add(metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
+		r.Add(metav1validation.ValidateLabelName(t.Key, at.Child("key"))...)
 		if bad := validation.IsValidLabelValue(t.Value); len(bad) > 0 {
-			r.invalid(at.Child("value"), t.Value, strings.Join(bad, ";"))
+			r.Invalid(at.Child("value"), t.Value, strings.Join(bad, ";"))
 		}
-		if r.present(at.Child("effect"), string(t.Effect)) {
+		if r.Present(at.Child("effect"), string(t.Effect)) {
 			r.effect(at.Child("effect"), t.Effect)
 		}
 		pair := string(t.Effect) + "/" + t.Key
 		if seen[pair] {
 			dup := field.Duplicate(at, Dump(t))
 			dup.Detail = "taints must be unique by key and effect pair"
-			r.add(dup)
+			r.Add(dup)
 		}
 		seen[pair] = true
 	}
-	return r.errs
+	return r.Errs
 }
 
 func (r *report) spread(at *field.Path, constraints []corev1.TopologySpreadConstraint) {
@@ -261,25 +263,25 @@ func (r *report) spread(at *field.Path, constraints []corev1.TopologySpreadConst
 	for i := range constraints {
 		c, at := &constraints[i], at.Index(i)
 		if c.MaxSkew <= 0 {
-			r.invalid(at.Child("maxSkew"), c.MaxSkew, positive)
+			r.Invalid(at.Child("maxSkew"), c.MaxSkew, positive)
 		}
 		if c.TopologyKey == "" {
-			r.required(at.Child("topologyKey"), "can not be empty")
+			r.Required(at.Child("topologyKey"), "can not be empty")
 		} else {
-			r.add(metav1validation.ValidateLabelName(c.TopologyKey, at.Child("topologyKey"))...)
+			r.Add(metav1validation.ValidateLabelName(c.TopologyKey, at.Child("topologyKey"))...)
 		}
-		oneOf(r, at.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
+		check.OneOf(&r.Report, at.Child("whenUnsatisfiable"), c.WhenUnsatisfiable, corev1.DoNotSchedule, corev1.ScheduleAnyway)
 		pair := fmt.Sprintf("{%v, %v}", c.TopologyKey, c.WhenUnsatisfiable)
 		if seen[pair] {
-			r.add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), pair))
+			r.Add(field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), pair))
 		}
 		seen[pair] = true
 		if m := c.MinDomains; m != nil {
 			if *m <= 0 {
-				r.invalid(at.Child("minDomains"), *m, positive)
+				r.Invalid(at.Child("minDomains"), *m, positive)
 			}
 			if c.WhenUnsatisfiable != corev1.DoNotSchedule {
-				r.invalid(at.Child("minDomains"), *m, fmt.Sprintf("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not %v", c.WhenUnsatisfiable))
+				r.Invalid(at.Child("minDomains"), *m, fmt.Sprintf("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not %v", c.WhenUnsatisfiable))
 			}
 		}
 		for _, p := range []struct {
@@ -287,7 +289,7 @@ func (r *report) spread(at *field.Path, constraints []corev1.TopologySpreadConst
 			policy *corev1.NodeInclusionPolicy
 		}{{"nodeAffinityPolicy", c.NodeAffinityPolicy}, {"nodeTaintsPolicy", c.NodeTaintsPolicy}} {
 			if p.policy != nil {
-				oneOf(r, at.Child(p.name), *p.policy, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
+				check.OneOf(&r.Report, at.Child(p.name), *p.policy, corev1.NodeInclusionPolicyHonor, corev1.NodeInclusionPolicyIgnore)
 			}
 		}
 		r.labelKeys(at, "matchLabelKeys", c.MatchLabelKeys, c.LabelSelector)
@@ -298,9 +300,9 @@ func (r *report) spread(at *field.Path, constraints []corev1.TopologySpreadConst
 func (r *report) schedulingGates(at *field.Path, gates []corev1.PodSchedulingGate) {
 	seen := map[string]bool{}
 	for i, g := range gates {
-		r.invalid(at.Index(i), g.Name, validation.IsQualifiedName(g.Name)...)
+		r.Invalid(at.Index(i), g.Name, validation.IsQualifiedName(g.Name)...)
 		if seen[g.Name] {
-			r.add(field.Duplicate(at.Index(i), g.Name))
+			r.Add(field.Duplicate(at.Index(i), g.Name))
 		}
 		seen[g.Name] = true
 	}

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 const sysctlPattern = `^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$`
@@ -22,32 +24,32 @@ func (r *report) podSecurity(at *field.Path, spec *corev1.PodSpec) {
 		return
 	}
 	if s.FSGroup != nil {
-		r.invalid(at.Child("fsGroup"), *s.FSGroup, validation.IsValidGroupID(*s.FSGroup)...)
+		r.Invalid(at.Child("fsGroup"), *s.FSGroup, validation.IsValidGroupID(*s.FSGroup)...)
 	}
 	if s.RunAsUser != nil {
-		r.invalid(at.Child("runAsUser"), *s.RunAsUser, validation.IsValidUserID(*s.RunAsUser)...)
+		r.Invalid(at.Child("runAsUser"), *s.RunAsUser, validation.IsValidUserID(*s.RunAsUser)...)
 	}
 	if s.RunAsGroup != nil {
-		r.invalid(at.Child("runAsGroup"), *s.RunAsGroup, validation.IsValidGroupID(*s.RunAsGroup)...)
+		r.Invalid(at.Child("runAsGroup"), *s.RunAsGroup, validation.IsValidGroupID(*s.RunAsGroup)...)
 	}
 	for i, g := range s.SupplementalGroups {
-		r.invalid(at.Child("supplementalGroups").Index(i), g, validation.IsValidGroupID(g)...)
+		r.Invalid(at.Child("supplementalGroups").Index(i), g, validation.IsValidGroupID(g)...)
 	}
 	if spec.HostPID && ptr.Deref(spec.ShareProcessNamespace, false) {
-		r.invalid(at.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled")
+		r.Invalid(at.Child("shareProcessNamespace"), true, "ShareProcessNamespace and HostPID cannot both be enabled")
 	}
 	r.sysctls(at.Child("sysctls"), s.Sysctls, spec)
 	if p := s.FSGroupChangePolicy; p != nil {
-		oneOf(r, at.Child("fsGroupChangePolicy"), *p, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
+		check.OneOf(&r.Report, at.Child("fsGroupChangePolicy"), *p, corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)
 	}
 	r.seccomp(at.Child("seccompProfile"), s.SeccompProfile)
 	r.windowsOptions(at.Child("windowsOptions"), s.WindowsOptions)
 	r.appArmor(at.Child("appArmorProfile"), s.AppArmorProfile)
 	if p := s.SupplementalGroupsPolicy; p != nil {
-		oneOf(r, at.Child("supplementalGroupsPolicy"), *p, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
+		check.OneOf(&r.Report, at.Child("supplementalGroupsPolicy"), *p, corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)
 	}
 	if p := s.SELinuxChangePolicy; p != nil {
-		oneOf(r, at.Child("seLinuxChangePolicy"), *p, corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)
+		check.OneOf(&r.Report, at.Child("seLinuxChangePolicy"), *p, corev1.SELinuxChangePolicyMountOption, corev1.SELinuxChangePolicyRecursive)
 	}
 }
 
@@ -59,18 +61,18 @@ func (r *report) sysctls(at *field.Path, sysctls []corev1.Sysctl, spec *corev1.P
 		key := strings.ReplaceAll(s.Name, "/", ".")
 		switch {
 		case s.Name == "":
-			r.required(name, "")
+			r.Required(name, "")
 		case len(s.Name) > 253 || !sysctlRE.MatchString(s.Name):
-			r.invalid(name, s.Name, fmt.Sprintf("must have at most %d characters and match regex %s", 253, sysctlPattern))
+			r.Invalid(name, s.Name, fmt.Sprintf("must have at most %d characters and match regex %s", 253, sysctlPattern))
 		case names[key]:
-			r.add(field.Duplicate(name, s.Name))
+			r.Add(field.Duplicate(name, s.Name))
 		}
 		names[key] = true
 		if spec.HostNetwork && strings.HasPrefix(key, "net.") {
-			r.invalid(name, s.Name, "may not be specified when 'hostNetwork' is true")
+			r.Invalid(name, s.Name, "may not be specified when 'hostNetwork' is true")
 		}
 		if spec.HostIPC && (key == "kernel.sem" || strings.HasPrefix(key, "kernel.shm") || strings.HasPrefix(key, "kernel.msg") || strings.HasPrefix(key, "fs.mqueue.")) {
-			r.invalid(name, s.Name, "may not be specified when 'hostIPC' is true")
+			r.Invalid(name, s.Name, "may not be specified when 'hostIPC' is true")
 		}
 	}
 }
@@ -80,27 +82,27 @@ func (r *report) containerSecurity(at *field.Path, s *corev1.SecurityContext, ho
 		return
 	}
 	if s.RunAsUser != nil {
-		r.invalid(at.Child("runAsUser"), *s.RunAsUser, validation.IsValidUserID(*s.RunAsUser)...)
+		r.Invalid(at.Child("runAsUser"), *s.RunAsUser, validation.IsValidUserID(*s.RunAsUser)...)
 	}
 	if s.RunAsGroup != nil {
-		r.invalid(at.Child("runAsGroup"), *s.RunAsGroup, validation.IsValidGroupID(*s.RunAsGroup)...)
+		r.Invalid(at.Child("runAsGroup"), *s.RunAsGroup, validation.IsValidGroupID(*s.RunAsGroup)...)
 	}
 	if m := s.ProcMount; m != nil {
-		oneOf(r, at.Child("procMount"), *m, corev1.DefaultProcMount, corev1.UnmaskedProcMount)
+		check.OneOf(&r.Report, at.Child("procMount"), *m, corev1.DefaultProcMount, corev1.UnmaskedProcMount)
 		if hostUsers && *m == corev1.UnmaskedProcMount {
-			r.invalid(at.Child("procMount"), *m, "`hostUsers` must be false to use `Unmasked`")
+			r.Invalid(at.Child("procMount"), *m, "`hostUsers` must be false to use `Unmasked`")
 		}
 	}
 	r.seccomp(at.Child("seccompProfile"), s.SeccompProfile)
 	if s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation {
 		const refusal = "cannot set `allowPrivilegeEscalation` to false and "
 		if ptr.Deref(s.Privileged, false) {
-			r.invalid(at, Dump(s), refusal+"`privileged` to true")
+			r.Invalid(at, Dump(s), refusal+"`privileged` to true")
 		}
 		if s.Capabilities != nil {
 			for _, c := range s.Capabilities.Add {
 				if c == "CAP_SYS_ADMIN" {
-					r.invalid(at, Dump(s), refusal+"`capabilities.Add` CAP_SYS_ADMIN")
+					r.Invalid(at, Dump(s), refusal+"`capabilities.Add` CAP_SYS_ADMIN")
 				}
 			}
 		}
@@ -115,15 +117,15 @@ func (r *report) seccomp(at *field.Path, p *corev1.SeccompProfile) {
 	}
 	local := at.Child("localhostProfile")
 	if p.Type == "" {
-		r.required(at.Child("type"), "type is required when seccompProfile is set")
+		r.Required(at.Child("type"), "type is required when seccompProfile is set")
 	} else {
-		oneOf(r, at.Child("type"), p.Type, corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
+		check.OneOf(&r.Report, at.Child("type"), p.Type, corev1.SeccompProfileTypeLocalhost, corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined)
 	}
 	switch {
 	case p.Type != corev1.SeccompProfileTypeLocalhost && p.LocalhostProfile != nil:
-		r.invalid(local, Dump(p), "can only be set when seccomp type is Localhost")
+		r.Invalid(local, Dump(p), "can only be set when seccomp type is Localhost")
 	case p.Type == corev1.SeccompProfileTypeLocalhost && p.LocalhostProfile == nil:
-		r.required(local, "must be set when seccomp type is Localhost")
+		r.Required(local, "must be set when seccomp type is Localhost")
 	case p.Type == corev1.SeccompProfileTypeLocalhost:
 		r.descendingPath(local, *p.LocalhostProfile)
 	}
@@ -140,22 +142,22 @@ func (r *report) appArmor(at *field.Path, p *corev1.AppArmorProfile) {
 		trimmed := strings.TrimSpace(name)
 		switch {
 		case trimmed == "":
-			r.required(local, "must be set when AppArmor type is Localhost")
+			r.Required(local, "must be set when AppArmor type is Localhost")
 		case trimmed != name:
-			r.invalid(local, name, "must not be padded with whitespace")
+			r.Invalid(local, name, "must not be padded with whitespace")
 		}
 		// PATH_MAX of Linux, without its final zero.
 		if len(name) > 4095 {
-			r.add(field.TooLong(local, name, 4095))
+			r.Add(field.TooLong(local, name, 4095))
 		}
 	case corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined:
 		if p.LocalhostProfile != nil {
-			r.invalid(local, *p.LocalhostProfile, "can only be set when AppArmor type is Localhost")
+			r.Invalid(local, *p.LocalhostProfile, "can only be set when AppArmor type is Localhost")
 		}
 	case "":
-		r.required(at.Child("type"), "type is required when appArmorProfile is set")
+		r.Required(at.Child("type"), "type is required when appArmorProfile is set")
 	default:
-		oneOf(r, at.Child("type"), p.Type, corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
+		check.OneOf(&r.Report, at.Child("type"), p.Type, corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
 	}
 }
 
@@ -164,14 +166,14 @@ func (r *report) windowsOptions(at *field.Path, w *corev1.WindowsSecurityContext
 		return
 	}
 	if n := w.GMSACredentialSpecName; n != nil {
-		r.invalid(at.Child("gmsaCredentialSpecName"), *n, subdomain(*n)...)
+		r.Invalid(at.Child("gmsaCredentialSpecName"), *n, subdomain(*n)...)
 	}
 	if s := w.GMSACredentialSpec; s != nil {
 		at := at.Child("gmsaCredentialSpec")
 		if *s == "" {
-			r.invalid(at, *s, "gmsaCredentialSpec cannot be an empty string")
+			r.Invalid(at, *s, "gmsaCredentialSpec cannot be an empty string")
 		} else if len(*s) > 64*1024 {
-			r.invalid(at, *s, "gmsaCredentialSpec size must be under 64 KiB")
+			r.Invalid(at, *s, "gmsaCredentialSpec size must be under 64 KiB")
 		}
 	}
 	if n := w.RunAsUserName; n != nil {
@@ -187,25 +189,25 @@ func (r *report) windowsUser(at *field.Path, name string) {
 	}
 	switch {
 	case name == "":
-		r.invalid(at, name, "runAsUserName cannot be an empty string")
+		r.Invalid(at, name, "runAsUserName cannot be an empty string")
 		return
 	case strings.ContainsFunc(name, func(c rune) bool { return c < 32 || c == 127 }):
-		r.invalid(at, name, "runAsUserName cannot contain control characters")
+		r.Invalid(at, name, "runAsUserName cannot contain control characters")
 	case strings.Count(name, `\`) > 1:
-		r.invalid(at, name, "runAsUserName cannot contain more than one backslash")
+		r.Invalid(at, name, "runAsUserName cannot contain more than one backslash")
 	}
 	if qualified && domain == "" {
-		r.invalid(at, name, "runAsUserName's Domain doesn't match the NetBIOS nor the DNS format")
+		r.Invalid(at, name, "runAsUserName's Domain doesn't match the NetBIOS nor the DNS format")
 	}
 	switch {
 	case user == "":
-		r.invalid(at, name, "runAsUserName's User cannot be empty")
+		r.Invalid(at, name, "runAsUserName's User cannot be empty")
 	case len(user) > 104:
-		r.invalid(at, name, "runAsUserName's User length must not be longer than 104 characters")
+		r.Invalid(at, name, "runAsUserName's User length must not be longer than 104 characters")
 	case strings.Trim(user, ". ") == "":
-		r.invalid(at, name, "runAsUserName's User cannot contain only periods or spaces")
+		r.Invalid(at, name, "runAsUserName's User cannot contain only periods or spaces")
 	case strings.ContainsAny(user, `"/\:;|=,+*?<>@[]`):
-		r.invalid(at, name, `runAsUserName's User cannot contain the following characters: "/\:;|=,+*?<>@[]`)
+		r.Invalid(at, name, `runAsUserName's User cannot contain the following characters: "/\:;|=,+*?<>@[]`)
 	}
 }
 
@@ -216,23 +218,23 @@ func (r *report) os(at *field.Path, spec *corev1.PodSpec) {
 	}
 	switch spec.OS.Name {
 	case "":
-		r.required(at.Child("os", "name"), "cannot be empty")
+		r.Required(at.Child("os", "name"), "cannot be empty")
 	case corev1.Linux:
 		r.linux(at, spec)
 	case corev1.Windows:
 		r.windows(at, spec)
 	default:
-		oneOf(r, at.Child("os"), spec.OS.Name, corev1.Linux, corev1.Windows)
+		check.OneOf(&r.Report, at.Child("os"), spec.OS.Name, corev1.Linux, corev1.Windows)
 	}
 }
 
 func (r *report) linux(at *field.Path, spec *corev1.PodSpec) {
 	if s := spec.SecurityContext; s != nil && s.WindowsOptions != nil {
-		r.forbidden(at.Child("securityContext", "windowsOptions"), "windows options cannot be set for a linux pod")
+		r.Forbidden(at.Child("securityContext", "windowsOptions"), "windows options cannot be set for a linux pod")
 	}
 	eachContainer(spec, func(list string, i int, c *corev1.Container) {
 		if c.SecurityContext != nil && c.SecurityContext.WindowsOptions != nil {
-			r.forbidden(at.Child(list).Index(i).Child("securityContext", "windowsOptions"), "cannot be set for a linux pod")
+			r.Forbidden(at.Child(list).Index(i).Child("securityContext", "windowsOptions"), "cannot be set for a linux pod")
 		}
 	})
 }
@@ -263,7 +265,7 @@ func (r *report) unset(at *field.Path, obj any, names []string) {
 	for _, name := range names {
 		f := v.FieldByNameFunc(func(n string) bool { return strings.EqualFold(n, name) })
 		if !f.IsZero() {
-			r.forbidden(at.Child(name), "cannot be set for a windows pod")
+			r.Forbidden(at.Child(name), "cannot be set for a windows pod")
 		}
 	}
 }
@@ -287,7 +289,7 @@ func (r *report) hostProcess(at *field.Path, spec *corev1.PodSpec) {
 			own = option(c.SecurityContext.WindowsOptions)
 		}
 		if pod != nil && own != nil && *pod != *own {
-			r.invalid(at.Child(list).Index(i).Child("securityContext", "windowsOptions", "hostProcess"), *own, fmt.Sprintf("pod hostProcess value must be identical if both are specified, was %v", *pod))
+			r.Invalid(at.Child(list).Index(i).Child("securityContext", "windowsOptions", "hostProcess"), *own, fmt.Sprintf("pod hostProcess value must be identical if both are specified, was %v", *pod))
 		}
 		all++
 		if ptr.Deref(own, ptr.Deref(pod, false)) {
@@ -298,10 +300,10 @@ func (r *report) hostProcess(at *field.Path, spec *corev1.PodSpec) {
 		return
 	}
 	if on != all {
-		r.invalid(at, "", "If pod contains any hostProcess containers then all containers must be HostProcess containers")
+		r.Invalid(at, "", "If pod contains any hostProcess containers then all containers must be HostProcess containers")
 	}
 	if !spec.HostNetwork {
-		r.invalid(at.Child("hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers")
+		r.Invalid(at.Child("hostNetwork"), false, "hostNetwork must be true if pod contains any hostProcess containers")
 	}
 }
 
@@ -316,12 +318,12 @@ func (r *report) userNamespace(at *field.Path, p *podContext) {
 		set  bool
 	}{{"hostNetwork", p.spec.HostNetwork}, {"HostPID", p.spec.HostPID}, {"HostIPC", p.spec.HostIPC}} {
 		if ns.set {
-			r.forbidden(at.Child(ns.name), refusal)
+			r.Forbidden(at.Child(ns.name), refusal)
 		}
 	}
 	eachContainer(p.spec, func(list string, i int, c *corev1.Container) {
 		if len(c.VolumeDevices) > 0 {
-			r.forbidden(at.Child(list).Index(i).Child("volumeDevices"), refusal)
+			r.Forbidden(at.Child(list).Index(i).Child("volumeDevices"), refusal)
 		}
 	})
 }

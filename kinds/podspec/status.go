@@ -8,6 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // ValidateStatusUpdate checks an update of a pod's status, metadata apart.
@@ -17,14 +19,14 @@ func ValidateStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	r.unchangedAppArmor(pod, old)
 	for i, c := range s.Conditions {
 		at := at.Child("conditions").Index(i)
-		r.invalid(at.Child("Type"), string(c.Type), validation.IsQualifiedName(string(c.Type))...)
-		notNegative(r, at.Child("observedGeneration"), c.ObservedGeneration)
+		r.Invalid(at.Child("Type"), string(c.Type), validation.IsQualifiedName(string(c.Type))...)
+		check.NotNegative(&r.Report, at.Child("observedGeneration"), c.ObservedGeneration)
 	}
-	notNegative(r, at.Child("observedGeneration"), s.ObservedGeneration)
+	check.NotNegative(&r.Report, at.Child("observedGeneration"), s.ObservedGeneration)
 	if n := s.NominatedNodeName; n != "" {
-		r.invalid(at.Child("nominatedNodeName"), n, subdomain(n)...)
+		r.Invalid(at.Child("nominatedNodeName"), n, subdomain(n)...)
 	}
-	r.add(apivalidation.ValidateImmutableField(s.QOSClass, old.Status.QOSClass, at.Child("qosClass"))...)
+	r.Add(apivalidation.ValidateImmutableField(s.QOSClass, old.Status.QOSClass, at.Child("qosClass"))...)
 	policy := pod.Spec.RestartPolicy
 	r.noRevival(at.Child("containerStatuses"), s.ContainerStatuses, old.Status.ContainerStatuses, pod.Spec.Containers, policy)
 	// Init containers run until they succeed unless the pod never restarts.
@@ -41,10 +43,10 @@ func ValidateStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	for i, c := range s.ResourceClaimStatuses {
 		at := at.Child("resourceClaimStatuses").Index(i)
 		if !known[c.Name] {
-			r.invalid(at.Child("name"), c.Name, "must match the name of an entry in `spec.resourceClaims`")
+			r.Invalid(at.Child("name"), c.Name, "must match the name of an entry in `spec.resourceClaims`")
 		}
 		if n := c.ResourceClaimName; n != nil {
-			r.invalid(at.Child("resourceClaimName"), *n, subdomain(*n)...)
+			r.Invalid(at.Child("resourceClaimName"), *n, subdomain(*n)...)
 		}
 	}
 	podIPs := func(list []corev1.PodIP) (ips []string) {
@@ -61,10 +63,10 @@ func ValidateStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 	}
 	r.addresses(at.Child("podIPs"), podIPs(s.PodIPs), podIPs(old.Status.PodIPs), Dump(s.PodIPs))
 	if len(s.HostIPs) > 0 && s.HostIPs[0].IP != s.HostIP {
-		r.invalid(at.Child("hostIPs").Index(0).Child("ip"), s.HostIPs[0].IP, "must be equal to `hostIP`")
+		r.Invalid(at.Child("hostIPs").Index(0).Child("ip"), s.HostIPs[0].IP, "must be equal to `hostIP`")
 	}
 	r.addresses(at.Child("hostIPs"), hostIPs(s.HostIPs), hostIPs(old.Status.HostIPs), Dump(s.HostIPs))
-	return r.errs
+	return r.Errs
 }
 
 // addresses checks the addresses of a pod or of its node: good ones, at most one of each family. Odd spellings that stand in
@@ -72,9 +74,9 @@ func ValidateStatusUpdate(pod, old *corev1.Pod) field.ErrorList {
 func (r *report) addresses(at *field.Path, ips, old []string, all any) {
 	seen, families := map[string]bool{}, map[bool]int{}
 	for i, ip := range ips {
-		r.add(validation.IsValidIPForLegacyField(at.Index(i), ip, true, old)...)
+		r.Add(validation.IsValidIPForLegacyField(at.Index(i), ip, true, old)...)
 		if seen[ip] {
-			r.add(field.Duplicate(at.Index(i), ip))
+			r.Add(field.Duplicate(at.Index(i), ip))
 		}
 		seen[ip] = true
 		if a, err := netip.ParseAddr(ip); err == nil {
@@ -82,7 +84,7 @@ func (r *report) addresses(at *field.Path, ips, old []string, all any) {
 		}
 	}
 	if families[true] > 1 || families[false] > 1 {
-		r.invalid(at, all, "may specify no more than one IP for each IP family")
+		r.Invalid(at, all, "may specify no more than one IP for each IP family")
 	}
 }
 
@@ -107,7 +109,7 @@ func (r *report) noRevival(at *field.Path, now, then []corev1.ContainerStatus, s
 			if own == corev1.RestartPolicyAlways || own == corev1.RestartPolicyOnFailure && old.ExitCode != 0 || ruled[now[i].Name] {
 				continue
 			}
-			r.forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state")
+			r.Forbidden(at.Index(i).Child("state"), "may not be transitioned to non-terminated state")
 		}
 	}
 }

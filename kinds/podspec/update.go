@@ -26,12 +26,12 @@ func ValidatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 	if !r.sameCount(at.Child("containers"), len(pod.Spec.Containers), len(old.Spec.Containers)) ||
 		!r.sameCount(at.Child("initContainers"), len(pod.Spec.InitContainers), len(old.Spec.InitContainers)) ||
 		!r.deadlineUpdate(at.Child("activeDeadlineSeconds"), pod.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds) {
-		return r.errs
+		return r.Errs
 	}
 	r.addedTolerations(at.Child("tolerations"), pod.Spec.Tolerations, old.Spec.Tolerations)
 	for _, g := range pod.Spec.SchedulingGates {
 		if !slices.Contains(old.Spec.SchedulingGates, g) {
-			r.forbidden(at.Child("schedulingGates"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))
+			r.Forbidden(at.Child("schedulingGates"), fmt.Sprintf("only deletion is allowed, but found new scheduling gate '%s'", g.Name))
 		}
 	}
 	// What may change, or has been judged already, is set back; the rest must be what it was.
@@ -50,14 +50,14 @@ func ValidatePodUpdate(pod, old *corev1.Pod) field.ErrorList {
 		r.gatedUpdate(at, rest, &old.Spec)
 	}
 	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		r.forbidden(at, fmt.Sprintf("%s\n%v", immutablePod, difference(old.Spec, *rest)))
+		r.Forbidden(at, fmt.Sprintf("%s\n%v", immutablePod, difference(old.Spec, *rest)))
 	}
-	return r.errs
+	return r.Errs
 }
 
 func (r *report) sameCount(at *field.Path, n, before int) bool {
 	if n != before {
-		r.forbidden(at, "pod updates may not add or remove containers")
+		r.Forbidden(at, "pod updates may not add or remove containers")
 	}
 	return n == before
 }
@@ -66,13 +66,13 @@ func (r *report) sameCount(at *field.Path, n, before int) bool {
 func (r *report) deadlineUpdate(at *field.Path, value, old *int64) bool {
 	switch {
 	case value == nil && old != nil:
-		r.invalid(at, value, "must not update from a positive integer to nil value")
+		r.Invalid(at, value, "must not update from a positive integer to nil value")
 	case value == nil:
 	case *value < 0 || *value > math.MaxInt32:
-		r.invalid(at, *value, validation.InclusiveRangeError(0, math.MaxInt32))
+		r.Invalid(at, *value, validation.InclusiveRangeError(0, math.MaxInt32))
 		return false
 	case old != nil && *old < *value:
-		r.invalid(at, *value, "must be less than or equal to previous value")
+		r.Invalid(at, *value, "must be less than or equal to previous value")
 		return false
 	}
 	return true
@@ -86,7 +86,7 @@ func (r *report) addedTolerations(at *field.Path, tolerations, old []corev1.Tole
 			t.TolerationSeconds = nil
 			return t == before
 		}) {
-			r.forbidden(at, "existing toleration can not be modified except its tolerationSeconds")
+			r.Forbidden(at, "existing toleration can not be modified except its tolerationSeconds")
 			return
 		}
 	}
@@ -98,7 +98,7 @@ func (r *report) gatedUpdate(at *field.Path, rest, old *corev1.PodSpec) {
 	if !equality.Semantic.DeepEqual(rest.NodeSelector, old.NodeSelector) {
 		for key, value := range old.NodeSelector {
 			if v, ok := rest.NodeSelector[key]; !ok || v != value {
-				r.invalid(at.Child("nodeSelector"), rest.NodeSelector, "only additions to spec.nodeSelector are allowed (no mutations or deletions)")
+				r.Invalid(at.Child("nodeSelector"), rest.NodeSelector, "only additions to spec.nodeSelector are allowed (no mutations or deletions)")
 				break
 			}
 		}
@@ -137,7 +137,7 @@ func (r *report) narrowedAffinity(at *field.Path, wanted, before *corev1.NodeAff
 		return
 	}
 	if len(now) != len(old) {
-		r.invalid(at, Dump(now), "no additions/deletions to non-empty NodeSelectorTerms list are allowed")
+		r.Invalid(at, Dump(now), "no additions/deletions to non-empty NodeSelectorTerms list are allowed")
 		return
 	}
 	starts := func(list, with []corev1.NodeSelectorRequirement) bool {
@@ -147,7 +147,7 @@ func (r *report) narrowedAffinity(at *field.Path, wanted, before *corev1.NodeAff
 		empty := len(old[i].MatchExpressions)+len(old[i].MatchFields) == 0
 		added := len(now[i].MatchExpressions)+len(now[i].MatchFields) > 0
 		if empty && added || !starts(now[i].MatchExpressions, old[i].MatchExpressions) || !starts(now[i].MatchFields, old[i].MatchFields) {
-			r.invalid(at.Index(i), Dump(now[i]), "only additions are allowed (no mutations or deletions)")
+			r.Invalid(at.Index(i), Dump(now[i]), "only additions are allowed (no mutations or deletions)")
 		}
 	}
 }
@@ -160,12 +160,12 @@ func (r *report) unchangedAppArmor(pod, old *corev1.Pod) {
 	}
 	for key, before := range old.Annotations {
 		if now, kept := pod.Annotations[key]; names(key) && (!kept || now != before) {
-			r.forbidden(at.Key(key), "may not remove or update AppArmor annotations")
+			r.Forbidden(at.Key(key), "may not remove or update AppArmor annotations")
 		}
 	}
 	for key := range pod.Annotations {
 		if _, had := old.Annotations[key]; names(key) && !had {
-			r.forbidden(at.Key(key), "may not add AppArmor annotations")
+			r.Forbidden(at.Key(key), "may not add AppArmor annotations")
 		}
 	}
 }
@@ -176,20 +176,20 @@ func ValidateEphemeralUpdate(pod, old *corev1.Pod) field.ErrorList {
 	r.pod(pod)
 	at := field.NewPath("spec", "ephemeralContainers")
 	if _, static := pod.Annotations[corev1.MirrorPodAnnotationKey]; static {
-		r.forbidden(field.NewPath(""), "static pods do not support ephemeral containers")
+		r.Forbidden(field.NewPath(""), "static pods do not support ephemeral containers")
 	}
 	for i := range old.Spec.EphemeralContainers {
 		before := &old.Spec.EphemeralContainers[i]
 		j := slices.IndexFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == before.Name })
 		switch {
 		case j < 0:
-			r.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", before.Name))
+			r.Forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be removed\n", before.Name))
 		case !equality.Semantic.DeepEqual(*before, pod.Spec.EphemeralContainers[j]):
-			r.forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", before.Name,
+			r.Forbidden(at, fmt.Sprintf("existing ephemeral containers %q may not be changed\n%v", before.Name,
 				difference(*before, pod.Spec.EphemeralContainers[j])))
 		}
 	}
-	return r.errs
+	return r.Errs
 }
 
 // ValidateResize checks an update that may only change how much CPU and memory a pod and its containers have. The kind of
@@ -199,19 +199,19 @@ func ValidateResize(pod, old *corev1.Pod) field.ErrorList {
 	r.pod(pod)
 	at := field.NewPath("spec")
 	if _, static := old.Annotations[corev1.MirrorPodAnnotationKey]; static {
-		r.forbidden(field.NewPath(""), "static pods cannot be resized")
-		return r.errs
+		r.Forbidden(field.NewPath(""), "static pods cannot be resized")
+		return r.Errs
 	}
 	if old.Spec.OS != nil && old.Spec.OS.Name == corev1.Windows {
-		r.forbidden(field.NewPath(""), "windows pods cannot be resized")
-		return r.errs
+		r.Forbidden(field.NewPath(""), "windows pods cannot be resized")
+		return r.Errs
 	}
 	if QOSClass(pod) != QOSClass(old) {
-		r.invalid(at, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")
+		r.Invalid(at, pod.Status.QOSClass, "Pod QOS Class may not change as a result of resizing")
 	}
 	if !r.sameContainers(at.Child("containers"), pod.Spec.Containers, old.Spec.Containers) ||
 		!r.sameContainers(at.Child("initContainers"), pod.Spec.InitContainers, old.Spec.InitContainers) {
-		return r.errs
+		return r.Errs
 	}
 	rest := pod.Spec.DeepCopy()
 	for _, l := range []struct {
@@ -226,7 +226,7 @@ func ValidateResize(pod, old *corev1.Pod) field.ErrorList {
 			now, then := &l.now[i], &l.then[i]
 			at := at.Child(l.name).Index(i).Child("resources")
 			if l.immutable(then) && !equality.Semantic.DeepEqual(now.Resources, then.Resources) {
-				r.forbidden(at, "resources for non-sidecar init containers are immutable")
+				r.Forbidden(at, "resources for non-sidecar init containers are immutable")
 			}
 			r.keptResources(at, &now.Resources, &then.Resources)
 			now.Resources = restoreResources(now.Resources, then.Resources)
@@ -242,19 +242,19 @@ func ValidateResize(pod, old *corev1.Pod) field.ErrorList {
 		}
 	}
 	if !equality.Semantic.DeepEqual(*rest, old.Spec) {
-		r.forbidden(at, "only cpu and memory resources are mutable")
+		r.Forbidden(at, "only cpu and memory resources are mutable")
 	}
-	return r.errs
+	return r.Errs
 }
 
 func (r *report) sameContainers(at *field.Path, now, then []corev1.Container) bool {
 	if len(now) != len(then) {
-		r.forbidden(at, "containers may not be added or removed on resize")
+		r.Forbidden(at, "containers may not be added or removed on resize")
 		return false
 	}
 	for i := range now {
 		if now[i].Name != then[i].Name {
-			r.forbidden(at, "containers may not be renamed or reordered on resize")
+			r.Forbidden(at, "containers may not be renamed or reordered on resize")
 			return false
 		}
 	}
@@ -273,7 +273,7 @@ func (r *report) keptResources(at *field.Path, now, then *corev1.ResourceRequire
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			_, is := l.now[name]
 			if _, was := l.then[name]; was && !is {
-				r.forbidden(at.Child(l.name), l.refusal)
+				r.Forbidden(at.Child(l.name), l.refusal)
 				break
 			}
 		}

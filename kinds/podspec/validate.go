@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 // ValidatePod checks a new pod, but for its ObjectMeta.
@@ -21,12 +23,12 @@ func ValidatePod(pod *corev1.Pod) field.ErrorList {
 	r.pod(pod)
 	at := field.NewPath("spec")
 	if len(pod.Spec.EphemeralContainers) > 0 {
-		r.forbidden(at.Child("ephemeralContainers"), "cannot be set on create")
+		r.Forbidden(at.Child("ephemeralContainers"), "cannot be set on create")
 	}
 	if pod.Spec.NodeName != "" && len(pod.Spec.SchedulingGates) > 0 {
-		r.forbidden(at.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
+		r.Forbidden(at.Child("nodeName"), "cannot be set until all schedulingGates have been cleared")
 	}
-	return r.errs
+	return r.Errs
 }
 
 // pod checks what must hold for a pod at any time.
@@ -43,10 +45,10 @@ func (r *report) pod(pod *corev1.Pod) {
 			for j, s := range v.Projected.Sources {
 				source := at.Child("volumes").Index(i).Child("projected", "sources").Index(j)
 				if s.ServiceAccountToken != nil {
-					r.forbidden(source.Child("serviceAccountToken"), "must not be specified when serviceAccountName is not set")
+					r.Forbidden(source.Child("serviceAccountToken"), "must not be specified when serviceAccountName is not set")
 				}
 				if s.PodCertificate != nil {
-					r.forbidden(source.Child("podCertificate"), "must not be specified when serviceAccountName is not set")
+					r.Forbidden(source.Child("podCertificate"), "must not be specified when serviceAccountName is not set")
 				}
 			}
 		}
@@ -61,7 +63,7 @@ func (r *report) pod(pod *corev1.Pod) {
 
 func (r *report) imageSpace(at *field.Path, image string) {
 	if image != strings.TrimSpace(image) {
-		r.invalid(at.Child("image"), image, "must not have leading or trailing whitespace")
+		r.Invalid(at.Child("image"), image, "must not have leading or trailing whitespace")
 	}
 }
 
@@ -69,7 +71,7 @@ func (r *report) imageSpace(at *field.Path, image string) {
 func ValidateTemplate(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
 	r := &report{}
 	r.template(at, t)
-	return r.errs
+	return r.Errs
 }
 
 // ValidateReplicated checks the template of a workload that keeps a number of pods alike (ReplicaSet, Deployment, …):
@@ -77,33 +79,33 @@ func ValidateTemplate(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList
 func ValidateReplicated(t *corev1.PodTemplateSpec, selector labels.Selector, at *field.Path) field.ErrorList {
 	r := &report{}
 	if selector != nil && !selector.Empty() && !selector.Matches(labels.Set(t.Labels)) {
-		r.invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")
+		r.Invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`")
 	}
 	r.template(at, t)
 	spec := at.Child("spec")
 	if t.Spec.RestartPolicy != corev1.RestartPolicyAlways {
-		r.add(field.NotSupported(spec.Child("restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
+		r.Add(field.NotSupported(spec.Child("restartPolicy"), t.Spec.RestartPolicy, []corev1.RestartPolicy{corev1.RestartPolicyAlways}))
 	}
 	if t.Spec.ActiveDeadlineSeconds != nil {
-		r.forbidden(spec.Child("activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported")
+		r.Forbidden(spec.Child("activeDeadlineSeconds"), "activeDeadlineSeconds in ReplicaSet is not Supported")
 	}
-	return r.errs
+	return r.Errs
 }
 
 func (r *report) template(at *field.Path, t *corev1.PodTemplateSpec) {
-	r.add(metav1validation.ValidateLabels(t.Labels, at.Child("labels"))...)
-	r.add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("annotations"))...)
+	r.Add(metav1validation.ValidateLabels(t.Labels, at.Child("labels"))...)
+	r.Add(apivalidation.ValidateAnnotations(t.Annotations, at.Child("annotations"))...)
 	r.annotations(at.Child("annotations"), t.Annotations, &t.Spec)
 	r.spec(at.Child("spec"), &t.Spec, nil)
 	if len(t.Spec.EphemeralContainers) > 0 {
-		r.forbidden(at.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
+		r.Forbidden(at.Child("spec", "ephemeralContainers"), "ephemeral containers not allowed in pod template")
 	}
 }
 
 // annotations checks those that mean something for a pod.
 func (r *report) annotations(at *field.Path, annotations map[string]string, spec *corev1.PodSpec) {
 	if value, mirror := annotations[corev1.MirrorPodAnnotationKey]; mirror && spec.NodeName == "" {
-		r.invalid(at.Key(corev1.MirrorPodAnnotationKey), value, "must set spec.nodeName if mirror pod annotation is set")
+		r.Invalid(at.Key(corev1.MirrorPodAnnotationKey), value, "must set spec.nodeName if mirror pod annotation is set")
 	}
 	for key, value := range annotations {
 		name, ok := strings.CutPrefix(key, corev1.DeprecatedAppArmorBetaContainerAnnotationKeyPrefix)
@@ -111,11 +113,11 @@ func (r *report) annotations(at *field.Path, annotations map[string]string, spec
 			continue
 		}
 		if !containerNames(spec)[name] {
-			r.invalid(at.Key(key), name, "container not found")
+			r.Invalid(at.Key(key), name, "container not found")
 		}
 		if value != "" && value != corev1.DeprecatedAppArmorBetaProfileRuntimeDefault && value != corev1.DeprecatedAppArmorBetaProfileNameUnconfined &&
 			!strings.HasPrefix(value, corev1.DeprecatedAppArmorBetaProfileNamePrefix) {
-			r.invalid(at.Key(key), value, "invalid AppArmor profile name: \""+value+"\"")
+			r.Invalid(at.Key(key), value, "invalid AppArmor profile name: \""+value+"\"")
 		}
 	}
 }
@@ -144,16 +146,16 @@ func (r *report) spec(at *field.Path, spec *corev1.PodSpec, meta *metav1.ObjectM
 	r.containers(at, p)
 	r.podResources(at, spec)
 	r.hostPorts(at, spec)
-	oneOfRequired(r, at.Child("restartPolicy"), spec.RestartPolicy,
+	check.OneOfRequired(&r.Report, at.Child("restartPolicy"), spec.RestartPolicy,
 		corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever)
-	oneOfRequired(r, at.Child("dnsPolicy"), spec.DNSPolicy,
+	check.OneOfRequired(&r.Report, at.Child("dnsPolicy"), spec.DNSPolicy,
 		corev1.DNSClusterFirstWithHostNet, corev1.DNSClusterFirst, corev1.DNSDefault, corev1.DNSNone)
-	r.add(metav1validation.ValidateLabels(spec.NodeSelector, at.Child("nodeSelector"))...)
+	r.Add(metav1validation.ValidateLabels(spec.NodeSelector, at.Child("nodeSelector"))...)
 	r.podSecurity(at.Child("securityContext"), spec)
 	r.affinity(at.Child("affinity"), spec.Affinity)
 	r.dnsConfig(at.Child("dnsConfig"), spec)
 	for i, g := range spec.ReadinessGates {
-		r.invalid(at.Child("readinessGates").Index(i).Child("conditionType"), string(g.ConditionType), validation.IsQualifiedName(string(g.ConditionType))...)
+		r.Invalid(at.Child("readinessGates").Index(i).Child("conditionType"), string(g.ConditionType), validation.IsQualifiedName(string(g.ConditionType))...)
 	}
 	r.schedulingGates(at.Child("schedulingGates"), spec.SchedulingGates)
 	r.spread(at.Child("topologySpreadConstraints"), spec.TopologySpreadConstraints)
@@ -163,13 +165,13 @@ func (r *report) spec(at *field.Path, spec *corev1.PodSpec, meta *metav1.ObjectM
 	r.tolerations(at.Child("tolerations"), spec.Tolerations)
 	r.hostAliases(at.Child("hostAliases"), spec.HostAliases)
 	if n := spec.PriorityClassName; n != "" {
-		r.invalid(at.Child("priorityClassName"), n, subdomain(n)...)
+		r.Invalid(at.Child("priorityClassName"), n, subdomain(n)...)
 	}
 	if n := spec.RuntimeClassName; n != nil {
-		r.invalid(at.Child("runtimeClassName"), *n, subdomain(*n)...)
+		r.Invalid(at.Child("runtimeClassName"), *n, subdomain(*n)...)
 	}
 	if spec.PreemptionPolicy != nil {
-		oneOfRequired(r, at.Child("preemptionPolicy"), *spec.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
+		check.OneOfRequired(&r.Report, at.Child("preemptionPolicy"), *spec.PreemptionPolicy, corev1.PreemptLowerPriority, corev1.PreemptNever)
 	}
 	r.requirements(at.Child("overhead"), &corev1.ResourceRequirements{Limits: spec.Overhead}, nil)
 	r.os(at, spec)
@@ -179,29 +181,29 @@ func (r *report) spec(at *field.Path, spec *corev1.PodSpec, meta *metav1.ObjectM
 func (r *report) names(at *field.Path, spec *corev1.PodSpec) {
 	for _, n := range []struct{ field, name string }{{"serviceAccountName", spec.ServiceAccountName}, {"nodeName", spec.NodeName}} {
 		if n.name != "" {
-			r.invalid(at.Child(n.field), n.name, subdomain(n.name)...)
+			r.Invalid(at.Child(n.field), n.name, subdomain(n.name)...)
 		}
 	}
 	if d := spec.ActiveDeadlineSeconds; d != nil && (*d < 1 || *d > math.MaxInt32) {
-		r.invalid(at.Child("activeDeadlineSeconds"), *d, validation.InclusiveRangeError(1, math.MaxInt32))
+		r.Invalid(at.Child("activeDeadlineSeconds"), *d, validation.InclusiveRangeError(1, math.MaxInt32))
 	}
 	for _, n := range []struct{ field, name string }{{"hostname", spec.Hostname}, {"subdomain", spec.Subdomain}} {
 		if n.name != "" {
-			r.invalid(at.Child(n.field), n.name, validation.IsDNS1123Label(n.name)...)
+			r.Invalid(at.Child(n.field), n.name, validation.IsDNS1123Label(n.name)...)
 		}
 	}
 	if h := spec.HostnameOverride; h != nil {
 		at := at.Child("hostnameOverride")
 		// The kernel's limit of a host name.
 		if len(*h) > 64 {
-			r.add(field.TooLong(at, *h, 64))
+			r.Add(field.TooLong(at, *h, 64))
 		}
-		r.invalid(at, *h, subdomain(*h)...)
+		r.Invalid(at, *h, subdomain(*h)...)
 		if ptr.Deref(spec.SetHostnameAsFQDN, false) {
-			r.forbidden(at, "setHostnameAsFQDN and hostnameOverride cannot be used together")
+			r.Forbidden(at, "setHostnameAsFQDN and hostnameOverride cannot be used together")
 		}
 		if spec.HostNetwork {
-			r.forbidden(at, "hostnameOverride cannot be used when hostNetwork is true")
+			r.Forbidden(at, "hostnameOverride cannot be used when hostNetwork is true")
 		}
 	}
 }
@@ -211,7 +213,7 @@ func subdomain(name string) []string { return validation.IsDNS1123Subdomain(name
 // descendingPath checks a path that must stay below where it starts.
 func (r *report) descendingPath(at *field.Path, p string) {
 	if path.IsAbs(p) {
-		r.invalid(at, p, "must be a relative path")
+		r.Invalid(at, p, "must be a relative path")
 	}
 	r.noBacksteps(at, p)
 }
@@ -220,13 +222,13 @@ func (r *report) descendingPath(at *field.Path, p string) {
 func (r *report) ownPath(at *field.Path, p string) {
 	r.descendingPath(at, p)
 	if strings.HasPrefix(p, "..") && !strings.HasPrefix(p, "../") {
-		r.invalid(at, p, "must not start with '..'")
+		r.Invalid(at, p, "must not start with '..'")
 	}
 }
 
 func (r *report) noBacksteps(at *field.Path, p string) {
 	if hasBackstep(p) {
-		r.invalid(at, p, "must not contain '..'")
+		r.Invalid(at, p, "must not contain '..'")
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
 const oneSource = "may not specify more than 1 volume type"
@@ -17,16 +19,16 @@ func (r *report) volumes(at *field.Path, volumes []corev1.Volume, meta *metav1.O
 	good := map[string]*corev1.VolumeSource{}
 	for i := range volumes {
 		v, at := &volumes[i], at.Index(i)
-		before := len(r.errs)
+		before := len(r.Errs)
 		r.volumeSource(at, v, meta)
 		if v.Ephemeral != nil {
 			r.ephemeralName(at, v, meta)
 		}
-		r.name(at.Child("name"), v.Name, validation.IsDNS1123Label)
+		r.Name(at.Child("name"), v.Name, validation.IsDNS1123Label)
 		if good[v.Name] != nil {
-			r.add(field.Duplicate(at.Child("name"), v.Name))
+			r.Add(field.Duplicate(at.Child("name"), v.Name))
 		}
-		if len(r.errs) == before {
+		if len(r.Errs) == before {
 			good[v.Name] = &v.VolumeSource
 		}
 	}
@@ -55,13 +57,13 @@ func (r *report) volumeSource(at *field.Path, v *corev1.Volume, meta *metav1.Obj
 			continue
 		}
 		if n++; n > 1 {
-			r.forbidden(at.Child(c.name), oneSource)
+			r.Forbidden(at.Child(c.name), oneSource)
 			continue
 		}
 		c.check(r, at.Child(c.name))
 	}
 	if n == 0 {
-		r.required(at, "must specify a volume type")
+		r.Required(at, "must specify a volume type")
 	}
 }
 
@@ -70,29 +72,29 @@ func localSources(v *corev1.Volume, meta *metav1.ObjectMeta) []volumeCheck {
 	return []volumeCheck{
 		{"emptyDir", v.EmptyDir != nil, func(r *report, at *field.Path) {
 			if l := v.EmptyDir.SizeLimit; l != nil && l.Sign() < 0 {
-				r.forbidden(at.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")
+				r.Forbidden(at.Child("sizeLimit"), "SizeLimit field must be a valid resource quantity")
 			}
 		}},
 		{"hostPath", v.HostPath != nil, func(r *report, at *field.Path) {
-			if r.present(at.Child("path"), v.HostPath.Path) {
+			if r.Present(at.Child("path"), v.HostPath.Path) {
 				r.noBacksteps(at.Child("path"), v.HostPath.Path)
 			}
 			if t := v.HostPath.Type; t != nil {
-				oneOf(r, at.Child("type"), *t, corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev, corev1.HostPathDirectory,
+				check.OneOf(&r.Report, at.Child("type"), *t, corev1.HostPathUnset, corev1.HostPathBlockDev, corev1.HostPathCharDev, corev1.HostPathDirectory,
 					corev1.HostPathDirectoryOrCreate, corev1.HostPathFile, corev1.HostPathFileOrCreate, corev1.HostPathSocket)
 			}
 		}},
 		{"gitRepo", v.GitRepo != nil, func(r *report, at *field.Path) {
-			r.present(at.Child("repository"), v.GitRepo.Repository)
+			r.Present(at.Child("repository"), v.GitRepo.Repository)
 			r.descendingPath(at.Child("directory"), v.GitRepo.Directory)
 		}},
 		{"secret", v.Secret != nil, func(r *report, at *field.Path) {
-			r.present(at.Child("secretName"), v.Secret.SecretName)
+			r.Present(at.Child("secretName"), v.Secret.SecretName)
 			r.mode(at.Child("defaultMode"), v.Secret.DefaultMode)
 			r.items(at.Child("items"), v.Secret.Items)
 		}},
 		{"persistentVolumeClaim", v.PersistentVolumeClaim != nil, func(r *report, at *field.Path) {
-			r.present(at.Child("claimName"), v.PersistentVolumeClaim.ClaimName)
+			r.Present(at.Child("claimName"), v.PersistentVolumeClaim.ClaimName)
 		}},
 		{"downwardAPI", v.DownwardAPI != nil, func(r *report, at *field.Path) {
 			r.mode(at.Child("defaultMode"), v.DownwardAPI.DefaultMode)
@@ -101,7 +103,7 @@ func localSources(v *corev1.Volume, meta *metav1.ObjectMeta) []volumeCheck {
 			}
 		}},
 		{"configMap", v.ConfigMap != nil, func(r *report, at *field.Path) {
-			r.present(at.Child("name"), v.ConfigMap.Name)
+			r.Present(at.Child("name"), v.ConfigMap.Name)
 			r.mode(at.Child("defaultMode"), v.ConfigMap.DefaultMode)
 			r.items(at.Child("items"), v.ConfigMap.Items)
 		}},
@@ -113,9 +115,9 @@ func localSources(v *corev1.Volume, meta *metav1.ObjectMeta) []volumeCheck {
 		{"image", v.Image != nil, func(r *report, at *field.Path) {
 			// Controllers may fill in the images of their templates.
 			if meta != nil {
-				r.present(at.Child("reference"), v.Image.Reference)
+				r.Present(at.Child("reference"), v.Image.Reference)
 			}
-			oneOfRequired(r, at.Child("pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
+			check.OneOfRequired(&r.Report, at.Child("pullPolicy"), v.Image.PullPolicy, corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever)
 		}},
 	}
 }
@@ -123,7 +125,7 @@ func localSources(v *corev1.Volume, meta *metav1.ObjectMeta) []volumeCheck {
 // mode checks the permission bits of a file.
 func (r *report) mode(at *field.Path, mode *int32) {
 	if mode != nil && (*mode < 0 || *mode > 0o777) {
-		r.invalid(at, *mode, "must be a number between 0 and 0777 (octal), both inclusive")
+		r.Invalid(at, *mode, "must be a number between 0 and 0777 (octal), both inclusive")
 	}
 }
 
@@ -131,8 +133,8 @@ func (r *report) mode(at *field.Path, mode *int32) {
 func (r *report) items(at *field.Path, items []corev1.KeyToPath) {
 	for i, item := range items {
 		at := at.Index(i)
-		r.present(at.Child("key"), item.Key)
-		if r.present(at.Child("path"), item.Path) {
+		r.Present(at.Child("key"), item.Key)
+		if r.Present(at.Child("path"), item.Path) {
 			r.ownPath(at.Child("path"), item.Path)
 		}
 		r.mode(at.Child("mode"), item.Mode)
@@ -141,19 +143,19 @@ func (r *report) items(at *field.Path, items []corev1.KeyToPath) {
 
 // downwardFile checks a file that shows a field of the pod; upstream's paths do not say which of the items it is.
 func (r *report) downwardFile(at *field.Path, f *corev1.DownwardAPIVolumeFile) {
-	if r.present(at.Child("path"), f.Path) {
+	if r.Present(at.Child("path"), f.Path) {
 		r.ownPath(at.Child("path"), f.Path)
 	}
 	switch {
 	case f.FieldRef != nil:
 		r.fieldRef(at.Child("fieldRef"), f.FieldRef, fileFields)
 		if f.ResourceFieldRef != nil {
-			r.invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")
+			r.Invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously")
 		}
 	case f.ResourceFieldRef != nil:
 		r.resourceFieldRef(at.Child("resourceFieldRef"), f.ResourceFieldRef, true)
 	default:
-		r.required(at, "one of fieldRef and resourceFieldRef is required")
+		r.Required(at, "one of fieldRef and resourceFieldRef is required")
 	}
 	r.mode(at.Child("mode"), f.Mode)
 }
@@ -166,7 +168,7 @@ func (r *report) projections(at *field.Path, p *corev1.ProjectedVolumeSource) {
 			return
 		}
 		if paths[path] {
-			r.invalid(at, value, "conflicting duplicate paths")
+			r.Invalid(at, value, "conflicting duplicate paths")
 		}
 		paths[path] = true
 	}
@@ -174,14 +176,14 @@ func (r *report) projections(at *field.Path, p *corev1.ProjectedVolumeSource) {
 		s, source, n := &p.Sources[i], at.Child("sources").Index(i), 0
 		for _, c := range []volumeCheck{
 			{"secret", s.Secret != nil, func(r *report, at *field.Path) {
-				r.present(at.Child("name"), s.Secret.Name)
+				r.Present(at.Child("name"), s.Secret.Name)
 				r.items(at.Child("items"), s.Secret.Items)
 				for _, item := range s.Secret.Items {
 					claim(item.Path, s.Secret.Name)
 				}
 			}},
 			{"configMap", s.ConfigMap != nil, func(r *report, at *field.Path) {
-				r.present(at.Child("name"), s.ConfigMap.Name)
+				r.Present(at.Child("name"), s.ConfigMap.Name)
 				r.items(at.Child("items"), s.ConfigMap.Items)
 				for _, item := range s.ConfigMap.Items {
 					claim(item.Path, s.ConfigMap.Name)
@@ -197,14 +199,14 @@ func (r *report) projections(at *field.Path, p *corev1.ProjectedVolumeSource) {
 				t := s.ServiceAccountToken
 				if e := t.ExpirationSeconds; e != nil {
 					if *e < 10*60 {
-						r.invalid(token.Child("expirationSeconds"), *e, "may not specify a duration less than 10 minutes")
+						r.Invalid(token.Child("expirationSeconds"), *e, "may not specify a duration less than 10 minutes")
 					}
 					if *e > 1<<32 {
-						r.invalid(token.Child("expirationSeconds"), *e, "may not specify a duration larger than 2^32 seconds")
+						r.Invalid(token.Child("expirationSeconds"), *e, "may not specify a duration larger than 2^32 seconds")
 					}
 				}
 				// The path of a token is reported at the volume, as upstream does.
-				if r.present(at.Child("path"), t.Path) {
+				if r.Present(at.Child("path"), t.Path) {
 					r.ownPath(at.Child("path"), t.Path)
 				}
 				claim(t.Path, t.Path)
@@ -224,7 +226,7 @@ func (r *report) projections(at *field.Path, p *corev1.ProjectedVolumeSource) {
 				continue
 			}
 			if n++; n > 1 {
-				r.forbidden(source.Child(c.name), oneSource)
+				r.Forbidden(source.Child(c.name), oneSource)
 				continue
 			}
 			c.check(r, source.Child(c.name))
@@ -235,24 +237,24 @@ func (r *report) projections(at *field.Path, p *corev1.ProjectedVolumeSource) {
 func (r *report) trustBundle(at *field.Path, b *corev1.ClusterTrustBundleProjection) {
 	switch {
 	case b.Name != nil && b.SignerName != nil:
-		r.invalid(at, Dump(b), "only one of name and signerName may be used")
+		r.Invalid(at, Dump(b), "only one of name and signerName may be used")
 	case b.Name != nil:
 		if *b.Name == "" {
-			r.required(at.Child("name"), "must be a valid object name")
+			r.Required(at.Child("name"), "must be a valid object name")
 		}
-		r.invalid(at.Child("name"), *b.Name, trustBundleName(*b.Name)...)
+		r.Invalid(at.Child("name"), *b.Name, trustBundleName(*b.Name)...)
 		if b.LabelSelector != nil {
-			r.invalid(at.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified")
+			r.Invalid(at.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified")
 		}
 	case b.SignerName != nil:
 		if *b.SignerName == "" {
-			r.required(at.Child("signerName"), "must be a valid signer name")
+			r.Required(at.Child("signerName"), "must be a valid signer name")
 		}
 		r.signerName(at.Child("signerName"), *b.SignerName)
 	default:
-		r.required(at, "either name or signerName must be specified")
+		r.Required(at, "either name or signerName must be specified")
 	}
-	if r.present(at.Child("path"), b.Path) {
+	if r.Present(at.Child("path"), b.Path) {
 		r.ownPath(at.Child("path"), b.Path)
 	}
 }
@@ -272,33 +274,33 @@ func trustBundleName(name string) []string {
 func (r *report) signerName(at *field.Path, name string) {
 	domain, path, ok := strings.Cut(name, "/")
 	if !ok || !strings.Contains(domain, ".") {
-		r.invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
+		r.Invalid(at, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'")
 		return
 	}
-	r.invalid(at, domain, subdomain(domain)...)
-	r.invalid(at, path, subdomain(path)...)
+	r.Invalid(at, domain, subdomain(domain)...)
+	r.Invalid(at, path, subdomain(path)...)
 }
 
 func (r *report) podCertificate(at *field.Path, c *corev1.PodCertificateProjection) {
 	r.signerName(at.Child("signerName"), c.SignerName)
-	oneOfRequired(r, at.Child("keyType"), c.KeyType, "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")
+	check.OneOfRequired(&r.Report, at.Child("keyType"), c.KeyType, "RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519")
 	if s := c.MaxExpirationSeconds; s != nil {
 		at := at.Child("maxExpirationSeconds")
 		if *s < 3600 {
-			r.invalid(at, *s, "if provided, maxExpirationSeconds must be >= 3600")
+			r.Invalid(at, *s, "if provided, maxExpirationSeconds must be >= 3600")
 		}
 		// A day for the signers of Kubernetes itself, 91 days for others.
 		if own := strings.HasPrefix(c.SignerName, "kubernetes.io/") || strings.Contains(c.SignerName, ".kubernetes.io/"); own && *s > 86400 {
-			r.invalid(at, *s, "if provided, maxExpirationSeconds must be <= 86400")
+			r.Invalid(at, *s, "if provided, maxExpirationSeconds must be <= 86400")
 		} else if *s > 7862400 {
-			r.invalid(at, *s, "if provided, maxExpirationSeconds must be <= 7862400")
+			r.Invalid(at, *s, "if provided, maxExpirationSeconds must be <= 7862400")
 		}
 	}
 	paths := []struct{ name, path string }{
 		{"credentialBundlePath", c.CredentialBundlePath}, {"keyPath", c.KeyPath}, {"certificateChainPath", c.CertificateChainPath},
 	}
 	if c.CredentialBundlePath == "" && c.KeyPath == "" && c.CertificateChainPath == "" {
-		r.required(at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath")
+		r.Required(at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath")
 	}
 	for _, p := range paths {
 		if p.path != "" {
@@ -306,7 +308,7 @@ func (r *report) podCertificate(at *field.Path, c *corev1.PodCertificateProjecti
 		}
 	}
 	for key := range c.UserAnnotations {
-		r.add(validation.IsDomainPrefixedKey(at.Child("userAnnotations"), key)...)
+		r.Add(validation.IsDomainPrefixedKey(at.Child("userAnnotations"), key)...)
 	}
 }
 
@@ -315,11 +317,11 @@ func (r *report) ephemeralVolume(at *field.Path, v *corev1.Volume) {
 	at = at.Child("volumeClaimTemplate")
 	t := v.Ephemeral.VolumeClaimTemplate
 	if t == nil {
-		r.required(at, "")
+		r.Required(at, "")
 		return
 	}
-	r.add(claimMetadata(at.Child("metadata"), &t.ObjectMeta)...)
-	r.add(ValidateClaimSpec(&t.Spec, at.Child("spec"))...)
+	r.Add(claimMetadata(at.Child("metadata"), &t.ObjectMeta)...)
+	r.Add(ValidateClaimSpec(&t.Spec, at.Child("spec"))...)
 }
 
 // ephemeralName checks what the claim of an ephemeral volume will be called.
@@ -329,6 +331,6 @@ func (r *report) ephemeralName(at *field.Path, v *corev1.Volume, meta *metav1.Ob
 	}
 	name := meta.Name + "-" + v.Name
 	for _, m := range subdomain(name) {
-		r.invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", name, m))
+		r.Invalid(at.Child("name"), v.Name, fmt.Sprintf("PVC name %q: %v", name, m))
 	}
 }
