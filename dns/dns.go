@@ -41,6 +41,8 @@ const (
 	// maxTCPConns and tcpIdle bound what clients can hold open.
 	maxTCPConns = 256
 	tcpIdle     = 10 * time.Second
+	// maxWaiting bounds the queries by UDP that wait for other servers, some 40 MB; those beyond are told of a failure at once.
+	maxWaiting = 4096
 )
 
 // Options say what a server answers, where and whom. They are not changed after New.
@@ -78,6 +80,7 @@ type Server struct {
 	udp      []*net.UDPConn
 	tcp      *net.TCPListener
 	pending  sync.WaitGroup // answers that wait for other servers
+	waiting  chan struct{}  // a token for each of them that came by UDP
 
 	queries, forwarded, failures, refused, malformed atomic.Uint64
 }
@@ -94,7 +97,7 @@ func New(opts Options) (*Server, error) {
 	if !ok {
 		return nil, fmt.Errorf("cluster domain %q: not a domain name", opts.Domain)
 	}
-	s := &Server{opts: opts, logger: opts.Logger, zone: z}
+	s := &Server{opts: opts, logger: opts.Logger, zone: z, waiting: make(chan struct{}, maxWaiting)}
 	s.upstream = newUpstream(opts.ResolvConf, func(a netip.Addr) bool { return a == opts.Listen.Addr() })
 	if err := s.listen(); err != nil {
 		s.close()
@@ -230,12 +233,13 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
 				continue
 			}
 			answer, done := s.respond(answers[i][:0], packet, &q, maxUDP)
+			if !done && s.forwardLater(ctx, conn, packet, from) {
+				continue
+			}
 			if !done {
-				packet = slices.Clone(packet)
-				s.pending.Go(func() {
-					conn.WriteTo(s.forward(ctx, nil, packet, maxUDP), from)
-				})
-			} else if len(answer) > 0 {
+				answer = s.busy(answers[i][:0], &q)
+			}
+			if len(answer) > 0 {
 				answers[i] = answer
 				out = append(out, ipv4.Message{Buffers: answers[i : i+1], Addr: from})
 			}
@@ -248,6 +252,30 @@ func (s *Server) serveUDP(ctx context.Context, conn *net.UDPConn) {
 			left = left[max(sent, 1):]
 		}
 	}
+}
+
+// forwardLater answers a packet when other servers have answered. It returns false when too many wait for that already: for
+// the same answer, too, as each holds a few kilobytes.
+func (s *Server) forwardLater(ctx context.Context, conn *net.UDPConn, packet []byte, from net.Addr) bool {
+	select {
+	case s.waiting <- struct{}{}:
+	default:
+		return false
+	}
+	packet = slices.Clone(packet)
+	s.pending.Go(func() {
+		defer func() { <-s.waiting }()
+		conn.WriteTo(s.forward(ctx, nil, packet, maxUDP), from)
+	})
+	return true
+}
+
+var errBusy = errors.New("too many queries wait for other servers")
+
+func (s *Server) busy(buf []byte, q *query) []byte {
+	var r response
+	r.begin(buf, q, min(maxUDP, q.udpSize))
+	return s.fail(&r, q, errBusy)
 }
 
 func (s *Server) serveTCP(ctx context.Context, workers *sync.WaitGroup) {

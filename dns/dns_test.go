@@ -419,6 +419,30 @@ func TestUpstream(t *testing.T) {
 	}
 }
 
+// TestFlood answers those at once for whom there is no more room among the waiting, and everybody else as ever.
+func TestFlood(t *testing.T) {
+	m, c := newMemory()
+	svc, slice := headless("web", 1)
+	m.put(svc)
+	m.put(slice)
+	s := start(t, c, exampleOrg)
+	for range cap(s.waiting) {
+		s.waiting <- struct{}{}
+	}
+	if got := s.ask(t, "udp", "www.example.org", miekg.TypeA); got.Rcode != miekg.RcodeServerFailure || got.Question[0].Name != "www.example.org." {
+		t.Errorf("one too many: %s", render(got))
+	}
+	if got := s.ask(t, "udp", "web.default.svc.cluster.local", miekg.TypeA); len(got.Answer) != 1 {
+		t.Errorf("a name of ours beside it: %s", render(got))
+	}
+	<-s.waiting
+	for range 3 {
+		if got := s.ask(t, "udp", "www.example.org", miekg.TypeA); got.Rcode != miekg.RcodeSuccess {
+			t.Errorf("with room for one: %s", render(got))
+		}
+	}
+}
+
 func TestResolvConf(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "resolv.conf")
 	u := newUpstream(file, func(a netip.Addr) bool { return a == netip.MustParseAddr("10.43.0.10") })
