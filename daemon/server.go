@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -95,21 +96,29 @@ func New(ctx context.Context, c config.Config, socket net.Listener, log *slog.Lo
 	if s.store, err = openStore(c.DataDir, s.table, log); err != nil {
 		return nil, err
 	}
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := s.addAPI(); err != nil {
-		return nil, err
-	}
-	if !c.APIOnly {
-		if err := s.addControllers(); err != nil {
-			return nil, err
-		}
-	}
-	if !c.APIOnly && !c.NoAgent {
-		if err := s.addNode(ctx); err != nil {
-			return nil, err
-		}
+	if err := s.addAll(ctx); err != nil {
+		ended, cancel := context.WithCancel(ctx)
+		cancel()
+		return nil, errors.Join(err, s.store.Run(ended)) // closes it
 	}
 	return s, nil
+}
+
+// addAll adds the parts that the configuration wants.
+func (s *System) addAll(ctx context.Context) error {
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if err := s.addAPI(); err != nil {
+		return err
+	}
+	if !s.config.APIOnly {
+		if err := s.addControllers(); err != nil {
+			return err
+		}
+	}
+	if !s.config.APIOnly && !s.config.NoAgent {
+		return s.addNode(ctx)
+	}
+	return nil
 }
 
 // Run runs all parts until ctx is done or one of them fails.
