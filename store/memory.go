@@ -169,16 +169,20 @@ func (m *Memory) Load(resource string, floor int64, items iter.Seq[*Item]) {
 }
 
 // History returns the events that the ring of a resource holds after a revision, and the revision up to which
-// events may be gone, which is at least after.
+// events may be gone, which is at least after. Their objects are decoded anew where they were frozen.
 func (m *Memory) History(resource string, after int64) (events []Event, floor int64) {
 	m.mu.Lock()
 	r := m.ring(resource)
 	m.mu.Unlock()
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	floor = max(after, r.floor)
 	for seq := r.seek(floor); seq < r.tail; seq++ {
 		events = append(events, *r.at(seq))
+	}
+	codec := r.codec
+	r.mu.Unlock()
+	if n := len(events); thaw(events, codec) != nil {
+		return nil, events[n-1].Item.Revision
 	}
 	return events, floor
 }

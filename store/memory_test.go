@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -369,6 +370,94 @@ func TestNewsIsBounded(t *testing.T) {
 		if _, ok := items[len(items)-1].Cached(1); !ok || kept != c.keep+1 { // each event's past, and the present
 			t.Errorf("size %d: %d kept, want %d and the current one", c.size, kept, c.keep)
 		}
+	}
+}
+
+// jsonCodec is a codec for config maps.
+type jsonCodec struct{}
+
+func (jsonCodec) Encode(_ string, obj Object) ([]byte, error) { return json.Marshal(obj) }
+
+func (jsonCodec) Decode(_ string, data []byte) (Object, error) {
+	obj := &corev1.ConfigMap{}
+	return obj, json.Unmarshal(data, obj)
+}
+
+// What is frozen reads as it did before, from any revision on; what is current or news is not touched.
+func TestFreeze(t *testing.T) {
+	m := NewMemory(0)
+	write := func(typ EventType, name, value string) {
+		rev, k := m.Snapshot().Revision()+1, key("configmaps", "a/"+name)
+		e := Event{Type: typ, Prev: m.Snapshot().Get(k), Item: &Item{Key: k, Created: rev, Revision: rev, Size: 10}}
+		if e.Prev != nil {
+			e.Item.Created = e.Prev.Created
+		}
+		if e.Item.Object = (Object)(nil); typ == Delete {
+			e.Item.Object = Tombstone(e.Prev.Object, rev)
+		} else {
+			e.Item.Object = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: fmt.Sprint(rev)}, Data: map[string]string{"k": value}}
+		}
+		m.Publish(rev, []Event{e})
+	}
+	shown := func(after int64) (text string) {
+		w, err := m.Watch("configmaps", after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		events, _, err := w.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			line, err := json.Marshal([]any{e.Type, e.Item.Key, e.Item.Created, e.Item.Revision, e.Item.Size, e.Item.Object, e.Prev})
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += string(line) + "\n"
+		}
+		return text
+	}
+	write(Put, "x", "1")
+	write(Put, "stays", "1")
+	write(Put, "x", "2")
+	write(Delete, "x", "")
+	write(Put, "x", "3")
+	write(Delete, "x", "")
+	write(Put, "y", "1")
+	write(Put, "y", "2")
+	write(Put, "y", "3")
+	var before []string
+	for after := range int64(9) {
+		before = append(before, shown(after))
+	}
+	m.Trim(8)
+	for range 2 {
+		if err := m.Freeze(jsonCodec{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for after, want := range before {
+		if got := shown(int64(after)); got != want {
+			t.Errorf("after %d:\n%swant\n%s", after, got, want)
+		}
+	}
+	events, _ := m.History("configmaps", 0)
+	if len(events) != 9 || events[3].Item.Object.GetResourceVersion() != "4" || events[1].Item != m.Snapshot().Get(key("configmaps", "a/stays")) {
+		t.Errorf("history: %+v", events)
+	}
+	decoded := 0
+	for seq := range uint64(9) {
+		if e := m.rings["configmaps"].at(seq); e.Item.Object != nil {
+			decoded++
+		}
+	}
+	if decoded != 2 { // one that is current, one that is news
+		t.Errorf("%d states are decoded", decoded)
+	}
+	m.Compact(5)
+	write(Put, "z", "1")
+	if got := shown(6); strings.Count(got, "\n") != 4 {
+		t.Errorf("after a compaction:\n%s", got)
 	}
 }
 

@@ -31,6 +31,8 @@ type ring struct {
 	fresh int     // sum of the sizes of the items from news on
 	// floor: events up to this revision may be gone.
 	floor int64
+	// codec decodes the events that are frozen; nil when none ever was.
+	codec Codec
 	// wake is closed by the next publish; nil while nobody waits.
 	wake   chan struct{}
 	closed bool
@@ -193,23 +195,36 @@ func (r *ring) waiter() <-chan struct{} {
 	return r.wake
 }
 
-// poll copies the next events into the cursor's buffer, or returns the channel to wait on.
+// poll returns the next events, in the cursor's buffer, or the channel to wait on.
 func (w *Watch) poll() ([]Event, <-chan struct{}, error) {
+	events, codec, wait, err := w.take()
+	if err == nil {
+		err = thaw(events, codec)
+	}
+	return events, wait, err
+}
+
+// take copies the next events into the cursor's buffer, with the codec of those that are frozen.
+func (w *Watch) take() ([]Event, Codec, <-chan struct{}, error) {
 	// Read before the ring is: all events up to it are in the rings by then.
 	delivered := w.memory.delivered.Load()
 	r := w.ring
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w.seq < r.head {
-		return nil, nil, ErrCompacted
+		return nil, nil, nil, ErrCompacted
+	}
+	var codec Codec
+	if w.seq < r.news {
+		codec = r.codec
 	}
 	n := min(int(r.tail-w.seq), watchBatch)
 	if n == 0 {
 		if r.closed {
-			return nil, nil, ErrClosed
+			return nil, nil, nil, ErrClosed
 		}
 		w.revision = max(w.revision, delivered)
-		return nil, r.waiter(), nil
+		return nil, nil, r.waiter(), nil
 	}
 	w.buf = w.buf[:0]
 	for range n {
@@ -220,5 +235,5 @@ func (w *Watch) poll() ([]Event, <-chan struct{}, error) {
 	if w.seq == r.tail {
 		w.revision = max(w.revision, delivered)
 	}
-	return w.buf, nil, nil
+	return w.buf, codec, nil, nil
 }

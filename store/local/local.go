@@ -22,18 +22,12 @@ import (
 
 var _ store.Store = (*Local)(nil)
 
-// Codec turns objects into bytes and back; in practice protobuf. It must be safe for concurrent use. Decode must not keep
-// data, which is not the codec's, and may be handed what any earlier version wrote.
-type Codec interface {
-	Encode(resource string, obj store.Object) ([]byte, error)
-	Decode(resource string, data []byte) (store.Object, error)
-}
-
 // Options says where and how to keep the objects. Dir and Codec are required.
 type Options struct {
 	// Dir holds the log, the snapshot and the encryption keys. It is made, for the owner alone, if it is not there.
-	Dir   string
-	Codec Codec
+	Dir string
+	// Codec is in practice protobuf. Decode may be handed what any earlier version wrote.
+	Codec store.Codec
 	// Encrypt tells which resources are encrypted on disk; nil for none.
 	Encrypt func(resource string) bool
 	// Volatile tells which resources are published without waiting for the disk: a crash may lose their newest changes, and
@@ -185,6 +179,9 @@ func (l *Local) compact(now time.Time, timer *time.Timer) {
 		l.memory.Compact(before)
 	}
 	l.memory.Trim(l.history.at(now.Add(-encodingAge)))
+	if err := l.memory.Freeze(l.opts.Codec); err != nil {
+		l.opts.Logger.Warn("history stays unpacked", "err", err)
+	}
 	if more && !l.watching.Swap(true) {
 		timer.Reset(historyStep)
 	}
