@@ -53,6 +53,19 @@ func ContainerColumns() []metav1.TableColumnDefinition {
 	}
 }
 
+// ReplicaColumns returns the columns of the kinds that keep a number of equal pods, with the descriptions of their types' fields.
+func ReplicaColumns(spec, status map[string]string) []metav1.TableColumnDefinition {
+	columns := []metav1.TableColumnDefinition{
+		NameColumn(),
+		Column("Desired", "integer", spec["replicas"]),
+		Column("Current", "integer", status["replicas"]),
+		Column("Ready", "integer", status["readyReplicas"]),
+		AgeColumn(),
+	}
+	columns = append(columns, ContainerColumns()...)
+	return append(columns, WideColumn("Selector", "string", spec["selector"]))
+}
+
 // ContainerCells returns the names and the images of the containers, each joined by commas.
 func ContainerCells(containers []corev1.Container) (names, images string) {
 	var n, i []string

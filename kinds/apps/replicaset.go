@@ -38,7 +38,7 @@ func ReplicaSet() *kinds.Kind {
 		Warnings:            kinds.Warn(warnReplicaSet),
 		HasGeneration:       true,
 		UnconditionalUpdate: true,
-		Columns:             replicaSetColumns(),
+		Columns:             kinds.ReplicaColumns(appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()),
 		Cells:               kinds.Print(replicaSetCells),
 		ResetFields:         map[string][]string{"v1": {"status"}},
 		Subresources: []kinds.Subresource{
@@ -89,19 +89,6 @@ func validateReplicaSetStatus(s, _ *appsv1.ReplicaSet) field.ErrorList {
 	atMost(&r, at, t.Replicas, aboveReplicas, labeled, ready, available)
 	atMost(&r, at, t.ReadyReplicas, aboveReadyReplicas, available)
 	return r.Errs
-}
-
-func replicaSetColumns() []metav1.TableColumnDefinition {
-	spec, status := appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()
-	columns := []metav1.TableColumnDefinition{
-		kinds.NameColumn(),
-		kinds.Column("Desired", "integer", spec["replicas"]),
-		kinds.Column("Current", "integer", status["replicas"]),
-		kinds.Column("Ready", "integer", status["readyReplicas"]),
-		kinds.AgeColumn(),
-	}
-	columns = append(columns, kinds.ContainerColumns()...)
-	return append(columns, kinds.WideColumn("Selector", "string", spec["selector"]))
 }
 
 func replicaSetCells(s *appsv1.ReplicaSet, now metav1.Time) []any {

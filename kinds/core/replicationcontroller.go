@@ -46,7 +46,7 @@ func ReplicationController() *kinds.Kind {
 				"metadata.name": c.Name, "metadata.namespace": c.Namespace, "status.replicas": strconv.Itoa(int(c.Status.Replicas)),
 			}
 		}),
-		Columns:     replicationControllerColumns(),
+		Columns:     kinds.ReplicaColumns(corev1.ReplicationControllerSpec{}.SwaggerDoc(), corev1.ReplicationControllerStatus{}.SwaggerDoc()),
 		Cells:       kinds.Print(replicationControllerCells),
 		ResetFields: map[string][]string{"v1": {"status"}},
 		Subresources: []kinds.Subresource{
@@ -152,19 +152,6 @@ func warnReplicationController(c, old *corev1.ReplicationController) (out []stri
 		return out
 	}
 	return append(out, podspec.TemplateWarnings(field.NewPath("spec", "template"), c.Spec.Template, before)...)
-}
-
-func replicationControllerColumns() []metav1.TableColumnDefinition {
-	spec, status := corev1.ReplicationControllerSpec{}.SwaggerDoc(), corev1.ReplicationControllerStatus{}.SwaggerDoc()
-	columns := []metav1.TableColumnDefinition{
-		kinds.NameColumn(),
-		kinds.Column("Desired", "integer", spec["replicas"]),
-		kinds.Column("Current", "integer", status["replicas"]),
-		kinds.Column("Ready", "integer", status["readyReplicas"]),
-		kinds.AgeColumn(),
-	}
-	columns = append(columns, kinds.ContainerColumns()...)
-	return append(columns, kinds.WideColumn("Selector", "string", spec["selector"]))
 }
 
 func replicationControllerCells(c *corev1.ReplicationController, now metav1.Time) []any {
