@@ -46,7 +46,9 @@ var mayImport = map[string][]string{
 	"ingress":     {"client"},
 	"daemon":      {"*"},
 	"testcluster": {"*"},
-	"cli":         {"agent/simulate", "bundle", "client", "config", "cri", "daemon", "kinds"},
+	"join":        {"auth", "client", "kinds"},
+	"tunnel":      {},
+	"cli":         {"agent/simulate", "auth", "bundle", "client", "config", "cri", "daemon", "kinds"},
 	"cmd":         {"cli"},
 	"crash":       {"*"},
 	"examples":    {"bundle"},
@@ -57,6 +59,8 @@ var mayImport = map[string][]string{
 // onlyBy lists packages that only those named may import, whatever mayImport says.
 var onlyBy = map[string][]string{
 	"daemon":        {"cli", "testcluster"},
+	"join":          {"daemon"},
+	"tunnel":        {"daemon"},
 	"apiserver":     {"daemon", "testcluster"},
 	"kinds/builtin": {"daemon", "testcluster", "cli", "kinds"},
 }

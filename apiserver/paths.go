@@ -20,7 +20,7 @@ const GitVersion = "v1.37.2+keb"
 // servePath answers paths that name no resource.
 func (s *Server) servePath(rq *request) {
 	if h := s.pathHandler(rq.path); h != nil {
-		h.ServeHTTP(rq, rq.r)
+		h.ServeHTTP(rq, rq.r.WithContext(rq.ctx))
 		return
 	}
 	first, _, _ := strings.Cut(strings.TrimPrefix(rq.path, "/"), "/")

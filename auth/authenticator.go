@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/kebernetes/kebernetes/store"
 )
 
@@ -53,12 +55,15 @@ func NewAuthenticator(o AuthenticatorOptions) *Authenticator {
 }
 
 // Authenticate returns the user of a request, the one that it asks to impersonate if it may. The error is ErrUnauthorized, or a
-// Status error of a refused impersonation. It takes credentials and impersonation out of the request's headers, so that
+// Status error of a refused impersonation or join token. It takes credentials and impersonation out of the request's headers, so that
 // nothing further on can log them or send them along.
 func (a *Authenticator) Authenticate(r *http.Request) (*User, error) {
 	user, err := a.identify(r)
 	if err != nil {
 		a.Logger.LogAttrs(r.Context(), slog.LevelDebug, "request refused", slog.Any("error", err))
+		if status := apierrors.APIStatus(nil); errors.As(err, &status) {
+			return nil, err
+		}
 		return nil, ErrUnauthorized
 	}
 	// Whatever kind of credentials it held: a proxied request must not carry them to a pod.
@@ -89,10 +94,17 @@ func (a *Authenticator) identify(r *http.Request) (*User, error) {
 	return &User{Name: Anonymous, Groups: []string{GroupUnauthenticated}}, nil
 }
 
-// authenticateToken accepts tokens of service accounts and bootstrap tokens. audiences are those that the token must be for
+// authenticateToken accepts tokens of service accounts, join tokens and bootstrap tokens. audiences are those that the token must be for
 // one of, nil for the API server's own; it returns those that match.
 func (a *Authenticator) authenticateToken(token string, audiences []string) (*User, []string, error) {
-	if user, ok := bootstrapUser(a.Reader.Snapshot(), token, time.Now()); ok {
+	user, ok, err := joinUser(a.Reader.Snapshot(), token, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	if !ok {
+		user, ok = bootstrapUser(a.Reader.Snapshot(), token, time.Now())
+	}
+	if ok {
 		own := a.Tokens.audiences
 		if len(audiences) == 0 {
 			return user, own, nil

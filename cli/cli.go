@@ -44,7 +44,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newServer(), newKubectl(), newImage(), newNode(), newStatus(), newCheck(), newReset(), newBackup(), newRestore(), newSecrets(), newVersion())
+	root.AddCommand(newServer(), newAgent(), newToken(), newKubectl(), newImage(), newNode(), newStatus(), newCheck(), newReset(), newBackup(), newRestore(), newSecrets(), newVersion())
 	root.InitDefaultCompletionCmd()
 	for _, c := range append(root.Commands(), root) {
 		if !c.Runnable() {

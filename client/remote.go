@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -45,6 +46,8 @@ type RemoteOptions struct {
 	Agent  string      // User-Agent: names the component in managed fields
 	Table  *kinds.Table
 	Mirror []MirrorSpec
+	// Dial opens connections; nil means net.Dialer's.
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	Logger *slog.Logger
 }
 
@@ -74,7 +77,7 @@ func NewRemote(o RemoteOptions) *Remote {
 	r := &Remote{
 		o: o,
 		http: &http.Client{Transport: &http.Transport{
-			TLSClientConfig: o.TLS, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, TLSHandshakeTimeout: handshakeTimeout,
+			TLSClientConfig: o.TLS, DialContext: o.Dial, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 64, TLSHandshakeTimeout: handshakeTimeout,
 			HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		}},
 		codec:   protobuf.NewSerializer(o.Table.Scheme(), o.Table.Scheme()),

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -55,6 +56,10 @@ type Config struct {
 	// IngressHTTP and IngressHTTPS are the addresses at which the node takes requests for Ingresses, or "off". Default ":80" and ":443".
 	IngressHTTP  string `json:"ingressHTTP,omitempty"`
 	IngressHTTPS string `json:"ingressHTTPS,omitempty"`
+	// Server is the URL of the server that an agent belongs to, "https://HOST:6443"; for an agent alone. Default: that of its last run.
+	Server string `json:"server,omitempty"`
+	// Token is what an agent joins with; for an agent alone. Default: none, which is enough once it has joined.
+	Token string `json:"token,omitempty"`
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `json:"logLevel,omitempty"`
 }
@@ -117,7 +122,7 @@ func Default(c Config) (Config, error) {
 		c.NodeName = strings.ToLower(host)
 	}
 	if c.NodeIP == "" {
-		ip, err := outboundIP()
+		ip, err := outboundIP(c.Server)
 		if err != nil && !c.NoAgent && !c.APIOnly {
 			return c, fmt.Errorf("find the node's address: %w; set nodeIP (--node-ip)", err)
 		}
@@ -135,10 +140,15 @@ func Default(c Config) (Config, error) {
 	return c, nil
 }
 
-// outboundIP is the source address that the kernel would choose for traffic to the outside. No packet is sent.
-func outboundIP() (string, error) {
+// outboundIP is the source address that the kernel would choose for traffic to the server of a URL, or else to the outside. No
+// packet is sent.
+func outboundIP(server string) (string, error) {
 	// 192.0.2.1 is a documentation address (RFC 5737): only its route is looked up.
-	conn, err := net.Dial("udp4", "192.0.2.1:9")
+	to := "192.0.2.1"
+	if u, err := url.Parse(server); err == nil && u.Hostname() != "" {
+		to = u.Hostname()
+	}
+	conn, err := net.Dial("udp4", net.JoinHostPort(to, "9"))
 	if err == nil {
 		defer conn.Close()
 		return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil

@@ -7,7 +7,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
-	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/ingress"
 	"github.com/kebernetes/kebernetes/kinds"
@@ -33,7 +32,7 @@ func ingressRole() []kinds.Object {
 }
 
 // newIngress returns this node's entry for HTTP and HTTPS.
-func (s *System) newIngress() (*ingress.Server, error) {
+func (m machine) newIngress() (*ingress.Server, error) {
 	address := func(configured string) string {
 		if configured == config.Off {
 			return ""
@@ -41,8 +40,8 @@ func (s *System) newIngress() (*ingress.Server, error) {
 		return configured
 	}
 	return ingress.New(ingress.Options{
-		Client: s.As(auth.Controller(ingressIdentity)), Registerer: s.registry, Logger: s.log,
-		HTTP: address(s.config.IngressHTTP), HTTPS: address(s.config.IngressHTTPS),
+		Client: m.ingress, Registerer: m.registry, Logger: m.log,
+		HTTP: address(m.config.IngressHTTP), HTTPS: address(m.config.IngressHTTPS),
 	})
 }
 

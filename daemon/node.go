@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/netip"
 	"path/filepath"
 	"sync"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kebernetes/kebernetes/agent"
@@ -21,22 +24,37 @@ import (
 	"github.com/kebernetes/kebernetes/network"
 	"github.com/kebernetes/kebernetes/network/routes"
 	"github.com/kebernetes/kebernetes/proxy"
+	"github.com/kebernetes/kebernetes/tunnel"
 )
 
-// nodes finds the kubelet API of each node that this process can reach. Safe for concurrent use.
+// nodes finds the kubelet API of each node: in this process, or behind the connection that the node's agent keeps. Safe for
+// concurrent use.
 type nodes struct {
+	hub      *tunnel.Hub
 	mu       sync.RWMutex
 	handlers map[string]http.Handler
 }
 
 // Node returns the API of a node.
 func (n *nodes) Node(name string) (http.Handler, error) {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	if h := n.handlers[name]; h != nil {
+	if h := n.own(name); h != nil {
 		return h, nil
 	}
-	return nil, fmt.Errorf("no agent of node %s is connected", name)
+	return n.hub.Node(name)
+}
+
+// Pods returns the way to a node's pods through its agent, nil when there is none but the network.
+func (n *nodes) Pods(name string) http.RoundTripper {
+	if t := n.hub.Pods(name); t != nil && n.own(name) == nil {
+		return t
+	}
+	return nil
+}
+
+func (n *nodes) own(name string) http.Handler {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.handlers[name]
 }
 
 func (n *nodes) set(name string, h http.Handler) {
@@ -50,60 +68,87 @@ func (n *nodes) set(name string, h http.Handler) {
 
 // addNode adds the node on this machine: its runtime, network, services, names and agent.
 func (s *System) addNode(ctx context.Context) error {
-	c := s.config
-	endpoint := c.RuntimeEndpoint
-	if endpoint == "" {
-		runtime := newContainerd(c.DataDir, s.log)
-		endpoint = runtime.Endpoint()
-		s.Add(runtime)
+	user := &auth.User{Name: auth.NodeUserPrefix + s.config.NodeName, Groups: []string{auth.GroupNodes, auth.GroupAuthenticated}}
+	m := machine{
+		config: s.config, log: s.log, registry: s.registry,
+		agent: s.As(user), proxy: s.As(component("kube-proxy")), dns: s.As(component("kube-dns")), ingress: s.As(auth.Controller(ingressIdentity)),
 	}
-	runtime, err := cri.Connect(ctx, endpoint)
+	runtime, endpoint := m.runtime()
+	s.components = append(s.components, runtime...)
+	api, parts, err := m.parts(ctx, endpoint)
 	if err != nil {
 		return err
 	}
-	user := &auth.User{Name: auth.NodeUserPrefix + c.NodeName, Groups: []string{auth.GroupNodes, auth.GroupAuthenticated}}
-	own := s.As(user)
+	s.AddNode(s.config.NodeName, api, parts...)
+	return nil
+}
+
+// machine is what the parts of a node are made of, on the server's machine and on others.
+type machine struct {
+	config   config.Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	// agent, proxy, dns and ingress are who these parts act as.
+	agent, proxy, dns, ingress *client.Client
+}
+
+// runtime returns the bundled container runtime, unless another one is configured, and where it answers.
+func (m machine) runtime() (parts []Component, endpoint string) {
+	if m.config.RuntimeEndpoint != "" {
+		return nil, m.config.RuntimeEndpoint
+	}
+	runtime := newContainerd(m.config.DataDir, m.log)
+	return []Component{runtime}, runtime.Endpoint()
+}
+
+// parts returns the node's API and its parts, in the order in which they start: network, services, names, ingress, agent.
+func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Component, error) {
+	c := m.config
+	runtime, err := cri.Connect(ctx, endpoint)
+	if err != nil {
+		return nil, nil, err
+	}
 	pods, serviceRange := netip.MustParsePrefix(c.ClusterCIDR), netip.MustParsePrefix(c.ServiceCIDR)
 	links, err := network.New(network.Options{
-		PodCIDRs:       func(ctx context.Context) ([]netip.Prefix, error) { return podCIDRs(ctx, own, c.NodeName) },
+		PodCIDRs:       func(ctx context.Context) ([]netip.Prefix, error) { return podCIDRs(ctx, m.agent, c.NodeName) },
 		ServiceCIDRs:   []netip.Prefix{serviceRange},
 		LocalAddresses: []netip.Addr{c.DNSAddress()},
 		Dir:            filepath.Join(c.DataDir, "network"),
 		Socket:         filepath.Join(c.DataDir, "run", "cni.sock"),
 		ConfDir:        filepath.Join(c.DataDir, "cni"),
-		Logger:         s.log,
+		Logger:         m.log,
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	ways, err := routes.New(routes.Options{
-		Client: own, NodeName: c.NodeName, ClusterCIDRs: []netip.Prefix{pods}, Network: links, Logger: s.log,
+		Client: m.agent, NodeName: c.NodeName, ClusterCIDRs: []netip.Prefix{pods}, Network: links, Logger: m.log,
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	rules, err := proxy.New(proxy.Options{
-		Client: s.As(component("kube-proxy")), NodeName: c.NodeName,
+		Client: m.proxy, NodeName: c.NodeName,
 		ClusterCIDRs: []netip.Prefix{pods}, ServiceCIDRs: []netip.Prefix{serviceRange},
-		Bridge: network.DefaultBridge, Logger: s.log,
+		Bridge: network.DefaultBridge, Logger: m.log,
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	names, err := dns.New(dns.Options{
-		Client: s.As(component("kube-dns")), Listen: netip.AddrPortFrom(c.DNSAddress(), 53), Domain: c.ClusterDomain,
-		Ranges: []netip.Prefix{pods, serviceRange}, Logger: s.log,
+		Client: m.dns, Listen: netip.AddrPortFrom(c.DNSAddress(), 53), Domain: c.ClusterDomain,
+		Ranges: []netip.Prefix{pods, serviceRange}, Logger: m.log,
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	front, err := s.newIngress()
+	front, err := m.newIngress()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	kubelet, err := agent.New(agent.Options{
-		Client: own, Runtime: runtime, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
-		Recorder: client.NewRecorder(own, "kubelet", s.log).OnHost(c.NodeName), Logger: s.log,
+		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
+		Recorder: client.NewRecorder(m.agent, "kubelet", m.log).OnHost(c.NodeName), Logger: m.log,
 		Dir: filepath.Join(c.DataDir, "pods"), LogDir: filepath.Join(c.DataDir, "logs"), SeccompDir: filepath.Join(c.DataDir, "seccomp"),
 		PauseSeccomp: pauseSeccomp(c),
 		CgroupRoot:   "/" + cgroupRoot(c.DataDir) + "/kubepods",
@@ -111,11 +156,12 @@ func (s *System) addNode(ctx context.Context) error {
 		Withdraw: withdraw(rules, front), Version: config.KubernetesVersion,
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	api := nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: c.NodeName, Logger: s.log})
-	s.AddNode(c.NodeName, api, links, ways, rules, names, front, kubelet)
-	return nil
+	api := nodeapi.New(nodeapi.Options{
+		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
+	})
+	return api, []Component{links, ways, rules, names, front, kubelet}, nil
 }
 
 // podCIDRs waits until the node has its range of pod addresses, and returns it.

@@ -23,7 +23,7 @@ func IsDataDir(dir string) (bool, error) {
 		return false, err
 	}
 	return len(entries) == 0 || slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		return slices.Contains([]string{filepath.Base(lockPath(dir)), "store", "pki", "pods", "containerd"}, e.Name())
+		return slices.Contains([]string{filepath.Base(lockPath(dir)), "store", "pki", "agent", "pods", "containerd"}, e.Name())
 	}), nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -34,11 +35,13 @@ import (
 	"github.com/kebernetes/kebernetes/controller/storage"
 	"github.com/kebernetes/kebernetes/controller/workloads"
 	"github.com/kebernetes/kebernetes/ingress"
+	"github.com/kebernetes/kebernetes/join"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/kinds/builtin"
 	"github.com/kebernetes/kebernetes/scheduler"
 	"github.com/kebernetes/kebernetes/store"
 	"github.com/kebernetes/kebernetes/store/local"
+	"github.com/kebernetes/kebernetes/tunnel"
 )
 
 const (
@@ -57,6 +60,7 @@ type System struct {
 	authority  *pki.Authority
 	api        *apiserver.Server
 	nodes      *nodes
+	tunnels    *tunnel.Hub
 	registry   *prometheus.Registry
 	socket     net.Listener
 	components []Component
@@ -88,7 +92,7 @@ func Serve(ctx context.Context, c config.Config, log *slog.Logger) error {
 // New opens what is on disk and wires the parts. Nothing runs yet. The caller owns the data directory. A nil
 // socket serves only this process. ctx ends what was connected when it is done.
 func New(ctx context.Context, c config.Config, socket net.Listener, log *slog.Logger) (*System, error) {
-	s := &System{config: c, log: log, socket: socket, table: builtin.Table(), nodes: &nodes{}, registry: prometheus.NewRegistry()}
+	s := &System{config: c, log: log, socket: socket, table: builtin.Table(), registry: prometheus.NewRegistry()}
 	var err error
 	if s.authority, err = pki.Open(filepath.Join(c.DataDir, "pki")); err != nil {
 		return nil, err
@@ -169,6 +173,9 @@ func (s *System) addAPI() error {
 	if err != nil {
 		return err
 	}
+	joining := s.newJoining()
+	s.tunnels = &tunnel.Hub{Identify: nodeOf, Logger: s.log}
+	s.nodes = &nodes{hub: s.tunnels}
 	s.api, err = apiserver.New(apiserver.Options{
 		Table:         s.table,
 		Store:         s.store,
@@ -186,6 +193,8 @@ func (s *System) addAPI() error {
 			"/openid/v1/jwks":                   discovery,
 			"/debug/pprof/":                     profiles(),
 			RotateKeyPath:                       rotateKey(s.store, s.log),
+			join.Path:                           joining,
+			tunnel.Path:                         s.tunnels,
 		},
 		ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
 		Advertise:   s.advertise(),
@@ -196,6 +205,7 @@ func (s *System) addAPI() error {
 		return err
 	}
 	names, ips := pki.ServerNames(c.ClusterDomain, c.APIServiceAddress(), append(c.CertificateNames, c.NodeName, c.NodeIP, c.AdvertiseIP)...)
+	joining.Client = s.As(&auth.User{Name: "system:apiserver", Groups: []string{auth.GroupMasters, auth.GroupAuthenticated}})
 	s.Add(s.store)
 	if s.socket != nil { // without one, a cluster inside a test process
 		s.Add(&listener{socket: s.socket, handler: s.api, tls: s.authority.Server(names, ips).TLSConfig(), log: s.log})
@@ -204,6 +214,7 @@ func (s *System) addAPI() error {
 		}
 	}
 	s.Add(s.api)
+	s.Add(s.tunnels)
 	return nil
 }
 
@@ -211,7 +222,7 @@ func (s *System) addAPI() error {
 func (s *System) bootstrap() []kinds.Object {
 	objects := auth.BootstrapObjects()
 	if !s.config.APIOnly {
-		objects = append(append(append(objects, s.dnsService()), restartRole()...), addressRole()...)
+		objects = append(append(objects, s.dnsService()), slices.Concat(restartRole(), addressRole(), nodeRoles())...)
 		if ingressOn(s.config) {
 			objects = append(objects, ingressRole()...)
 		}

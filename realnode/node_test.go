@@ -65,8 +65,24 @@ type node struct {
 	janitor *process
 }
 
-// newNode makes a machine, on which no server runs yet.
+// newNode makes a machine beside a gateway, on which no server runs yet.
 func newNode(t *testing.T) *node {
+	t.Helper()
+	n := newMachine(t)
+	n.outside = networktest.New(t)
+	networktest.Join(t, n.inside, "up0", nodeIP+"/24", n.outside, "down0", "192.0.2.254/24")
+	must(t, n.inside.Do(func() error {
+		link, err := netlink.LinkByName("up0")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP("192.0.2.254")})
+	}))
+	return n
+}
+
+// newMachine makes a machine without a link to anywhere.
+func newMachine(t *testing.T) *node {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a node needs root")
@@ -80,15 +96,7 @@ func newNode(t *testing.T) *node {
 		must(t, os.RemoveAll(dir))
 		t.Skipf("no bundle: %v", err)
 	}
-	n := &node{dir: dir, inside: networktest.New(t), outside: networktest.New(t), log: filepath.Join(dir, "server.log")}
-	networktest.Join(t, n.inside, "up0", nodeIP+"/24", n.outside, "down0", "192.0.2.254/24")
-	must(t, n.inside.Do(func() error {
-		link, err := netlink.LinkByName("up0")
-		if err != nil {
-			return err
-		}
-		return netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP("192.0.2.254")})
-	}))
+	n := &node{dir: dir, inside: networktest.New(t), log: filepath.Join(dir, "server.log")}
 	n.janitor = n.start(t, n.self("janitor", dir))
 	t.Cleanup(func() { n.reset(t) })
 	return n
@@ -171,12 +179,7 @@ func (n *node) start(t *testing.T, cmd *exec.Cmd) *process {
 func (n *node) serve(t *testing.T) time.Duration {
 	t.Helper()
 	began := time.Now()
-	cmd := n.self("keb", "server", "--data-dir", n.dir, "--node-name", "n1")
-	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	must(t, err)
-	defer log.Close()
-	cmd.Stdout, cmd.Stderr = log, log
-	n.server = n.start(t, cmd)
+	n.run(t, "server", "--data-dir", n.dir, "--node-name", "n1")
 	if out, err := n.keb(t, "status", "--wait", patience.String(), "--data-dir", n.dir); err != nil {
 		// The server may not have taken its directory yet.
 		for end := began.Add(patience); err != nil; out, err = n.keb(t, "status", "--wait", patience.String(), "--data-dir", n.dir) {
@@ -200,6 +203,17 @@ func (n *node) serve(t *testing.T) time.Duration {
 		return n.inside.Dial(network, "", addr)
 	}}}
 	return took
+}
+
+// run starts the machine's server or agent, whose output goes to its log.
+func (n *node) run(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := n.self(append([]string{"keb"}, args...)...)
+	log, err := os.OpenFile(n.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	must(t, err)
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	n.server = n.start(t, cmd)
 }
 
 // keb runs a verb on the machine.

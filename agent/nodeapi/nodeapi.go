@@ -29,12 +29,14 @@ const (
 	labelContainerName = "io.kubernetes.container.name"
 )
 
-// Options are what an API is made of; all are needed.
+// Options are what an API is made of; all but Metrics are needed.
 type Options struct {
 	Client   *client.Client
 	Runtime  cri.Runtime
 	NodeName string
-	Logger   *slog.Logger
+	// Metrics answers for the process; nil: there are none.
+	Metrics http.Handler
+	Logger  *slog.Logger
 }
 
 // API serves one node. Safe for concurrent use.
@@ -58,10 +60,19 @@ func New(o Options) *API {
 	a.mux.HandleFunc("/portForward/{namespace}/{pod}/{uid}", a.portForward)
 	a.mux.HandleFunc("GET /stats/summary", a.summary)
 	a.mux.HandleFunc("GET /metrics/resource", a.resourceMetrics)
+	if o.Metrics != nil {
+		a.mux.Handle("GET /metrics", o.Metrics)
+	}
 	return a
 }
 
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect {
+		a.connect(w, r)
+		return
+	}
+	a.mux.ServeHTTP(w, r)
+}
 
 func (a *API) health(w http.ResponseWriter, r *http.Request) {
 	if _, err := a.Runtime.Version(r.Context()); err != nil {

@@ -51,7 +51,7 @@ func (s *Streams) proxyPod(w http.ResponseWriter, r *http.Request, c *apiserver.
 	if addr, err := netip.ParseAddr(ip); err != nil || addr.IsLoopback() || addr.IsLinkLocalUnicast() || addr.IsMulticast() || addr.IsUnspecified() {
 		return apierrors.NewBadRequest("address not allowed")
 	}
-	return s.proxyTo(w, r, t.scheme, ip, t.port, c.Path)
+	return s.proxyTo(w, r, pod.Spec.NodeName, t.scheme, ip, t.port, c.Path)
 }
 
 // firstPort is the first port that a pod's containers declare.
@@ -69,28 +69,31 @@ func (s *Streams) proxyService(w http.ResponseWriter, r *http.Request, c *apiser
 	if err != nil {
 		return err
 	}
-	ip, port, err := s.endpoint(c.Namespace, t)
+	at, err := s.endpoint(c.Namespace, t)
 	if err != nil {
 		return err
 	}
-	return s.proxyTo(w, r, t.scheme, ip, port, c.Path)
+	return s.proxyTo(w, r, at.node, t.scheme, at.ip, strconv.Itoa(int(at.port)), c.Path)
+}
+
+// address is where an endpoint answers. node is "" when it is no pod.
+type address struct {
+	ip   string
+	port int32
+	node string
 }
 
 // endpoint picks one ready endpoint of a service at random.
-func (s *Streams) endpoint(namespace string, t target) (ip, port string, err error) {
+func (s *Streams) endpoint(namespace string, t target) (address, error) {
 	none := apierrors.NewServiceUnavailable(fmt.Sprintf("no endpoints available for service %q", t.name))
 	snapshot := s.Reader.Snapshot()
 	item := snapshot.Get(store.Key{Resource: "services", Namespace: namespace, Name: t.name})
 	if item == nil {
-		return "", "", none
+		return address{}, none
 	}
 	name, ok := portName(item.Object.(*corev1.Service), t.port)
 	if !ok {
-		return "", "", apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", t.port, t.name))
-	}
-	type address struct {
-		ip   string
-		port int32
+		return address{}, apierrors.NewServiceUnavailable(fmt.Sprintf("no service port %q found for service %q", t.port, t.name))
 	}
 	var all []address
 	for item := range snapshot.List("endpointslices.discovery.k8s.io", namespace) {
@@ -104,16 +107,23 @@ func (s *Streams) endpoint(namespace string, t target) (ip, port string, err err
 			}
 			for _, e := range slice.Endpoints {
 				if (e.Conditions.Ready == nil || *e.Conditions.Ready) && len(e.Addresses) > 0 {
-					all = append(all, address{e.Addresses[0], *p.Port})
+					all = append(all, addressOf(&e, *p.Port))
 				}
 			}
 		}
 	}
 	if len(all) == 0 {
-		return "", "", none
+		return address{}, none
 	}
-	one := all[rand.IntN(len(all))]
-	return one.ip, strconv.Itoa(int(one.port)), nil
+	return all[rand.IntN(len(all))], nil
+}
+
+func addressOf(e *discoveryv1.Endpoint, port int32) address {
+	a := address{ip: e.Addresses[0], port: port}
+	if e.NodeName != nil && e.TargetRef != nil && e.TargetRef.Kind == "Pod" {
+		a.node = *e.NodeName
+	}
+	return a
 }
 
 // portName finds the name of the service's port that a request means: by name, by number, or the only one.
@@ -133,7 +143,7 @@ func portName(svc *corev1.Service, port string) (string, bool) {
 }
 
 // proxyTo forwards the request, upgrades included, and rewrites the links of HTML answers to lead through the proxy.
-func (s *Streams) proxyTo(w http.ResponseWriter, r *http.Request, scheme, ip, port, path string) error {
+func (s *Streams) proxyTo(w http.ResponseWriter, r *http.Request, node, scheme, ip, port, path string) error {
 	host := ip
 	if port != "" {
 		host = net.JoinHostPort(ip, port)
@@ -145,7 +155,11 @@ func (s *Streams) proxyTo(w http.ResponseWriter, r *http.Request, scheme, ip, po
 		location.Path = "/" + path
 	}
 	var failed error
-	h := proxy.NewUpgradeAwareHandler(location, s.direct, true, false, responder{&failed})
+	way := s.direct
+	if through := s.Nodes.Pods(node); through != nil {
+		way = through
+	}
+	h := proxy.NewUpgradeAwareHandler(location, way, true, false, responder{&failed})
 	r.Header.Del("Authorization")
 	h.ServeHTTP(w, r)
 	return failed

@@ -21,6 +21,8 @@ import (
 type Nodes interface {
 	// Node returns the handler that answers for a node, or an error that says why it cannot be reached now.
 	Node(name string) (http.Handler, error)
+	// Pods returns the way to the addresses of a node's pods through its agent, nil when they are reached directly.
+	Pods(name string) http.RoundTripper
 }
 
 // Options are what Streams are made of; both are required.
@@ -66,6 +68,9 @@ func (s *Streams) Connect(w http.ResponseWriter, r *http.Request, c *apiserver.C
 	case "services/proxy":
 		return s.proxyService(w, r, c)
 	case "nodes/proxy":
+		if s.Reader.Snapshot().Get(store.Key{Resource: "nodes", Name: c.Name}) == nil {
+			return apierrors.NewNotFound(corev1.Resource("nodes"), c.Name)
+		}
 		return s.toNode(w, r, c.Name, "/"+c.Path, r.URL.Query())
 	}
 	return apierrors.NewBadRequest(fmt.Sprintf("%s has no subresource %s to connect to", c.Kind.Resource, c.Subresource))
@@ -75,7 +80,7 @@ func (s *Streams) Connect(w http.ResponseWriter, r *http.Request, c *apiserver.C
 func (s *Streams) toNode(w http.ResponseWriter, r *http.Request, node, path string, query url.Values) error {
 	handler, err := s.Nodes.Node(node)
 	if err != nil {
-		return apierrors.NewServiceUnavailable(fmt.Sprintf("node %s: %v", node, err))
+		return apierrors.NewServiceUnavailable(err.Error())
 	}
 	out := r.Clone(r.Context())
 	out.URL.Path, out.URL.RawPath, out.URL.RawQuery = path, "", query.Encode()

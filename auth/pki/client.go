@@ -70,23 +70,40 @@ func (a *Authority) SignNode(csrPEM []byte, node string, ttl time.Duration) ([]b
 	return encodeCerts([]*x509.Certificate{cert}), nil
 }
 
-// NodeRequest makes a new key and the request (PEM) for a node's client certificate.
-func NodeRequest(node string) (csrPEM, keyPEM []byte, err error) {
+// NewNodeKey makes the key of a node, PEM. It is the machine's for as long as it is that node.
+func NewNodeKey() ([]byte, error) {
 	key, err := newKey()
 	if err != nil {
-		return nil, nil, fmt.Errorf("make request of node %s: %w", node, err)
+		return nil, fmt.Errorf("make key: %w", err)
+	}
+	return encodeKey(key)
+}
+
+// OnlyKey returns the private key of a PEM file without the certificates beside it.
+func OnlyKey(data []byte) ([]byte, error) {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "PRIVATE KEY" {
+			out := pem.EncodeToMemory(block)
+			_, err := parseKeys(out)
+			return out, err
+		}
+	}
+	return nil, errors.New("no PEM block with a private key")
+}
+
+// NodeRequest makes the request (PEM) for the client certificate of a node with a key of NewNodeKey.
+func NodeRequest(node string, keyPEM []byte) (csrPEM []byte, err error) {
+	keys, err := parseKeys(keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("make request of node %s: %w", node, err)
 	}
 	der, err := x509.CreateCertificateRequest(nil, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: NodeUserPrefix + node, Organization: []string{NodeGroup}},
-	}, key)
+	}, keys[0])
 	if err != nil {
-		return nil, nil, fmt.Errorf("make request of node %s: %w", node, err)
+		return nil, fmt.Errorf("make request of node %s: %w", node, err)
 	}
-	keyPEM, err = encodeKey(key)
-	if err != nil {
-		return nil, nil, fmt.Errorf("make request of node %s: %w", node, err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), keyPEM, nil
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
 }
 
 // ParseRequest reads one certificate request (PEM) and verifies that its sender holds the key.

@@ -60,8 +60,5 @@ func (k Kubeconfig) Write(file string) error {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return fmt.Errorf("write kubeconfig: %w", err)
 	}
-	if err := writeFile(file, data, 0o600); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(file))
+	return WriteFile(file, data, 0o600)
 }

@@ -1,7 +1,7 @@
 // Package pki is the cluster's own certificate authority. On disk it keeps only what cannot be made again: the keys and
 // certificates of the cluster CA and the front-proxy CA, and the keys that sign service-account tokens. Everything else
 // (the server's certificate, client certificates) is signed on demand and lives in memory or in the file of its user.
-// daemon, cli and testcluster may import it; it imports nothing else of this module.
+// daemon, join, cli and testcluster may import it; it imports nothing else of this module.
 package pki
 
 import (
@@ -95,8 +95,11 @@ func (a *Authority) Pool() *x509.CertPool {
 func (a *Authority) Hash() string { return Hash(a.cluster.certs[0]) }
 
 // Hash is the hash of any certificate's public key info, for the side that verifies.
-func Hash(cert *x509.Certificate) string {
-	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+func Hash(cert *x509.Certificate) string { return KeyHash(cert.RawSubjectPublicKeyInfo) }
+
+// KeyHash is the hash of a public key info (DER), as Hash writes it.
+func KeyHash(info []byte) string {
+	sum := sha256.Sum256(info)
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
@@ -252,6 +255,14 @@ func parseCerts(data []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("no PEM block with a certificate")
 	}
 	return certs, nil
+}
+
+// WriteFile replaces a file at once and for sure: a crash leaves the old content or the new one.
+func WriteFile(file string, data []byte, mode os.FileMode) error {
+	if err := writeFile(file, data, mode); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(file))
 }
 
 // writeFile replaces file at once: a crash leaves the old content or the new one. The new one is sure once syncDir has been called.

@@ -217,7 +217,7 @@ func TestServerRenews(t *testing.T) {
 
 func TestSignNode(t *testing.T) {
 	a := open(t, t.TempDir())
-	csr, _, err := NodeRequest("n1")
+	csr, err := requestOf("n1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,11 +271,20 @@ func TestSignNode(t *testing.T) {
 }
 
 func FuzzParseRequest(f *testing.F) {
-	csr, _, _ := NodeRequest("n")
+	csr, _ := requestOf("n")
 	f.Add(csr)
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if csr, err := ParseRequest(data); err == nil {
 			CheckNode(csr, "n")
 		}
 	})
+}
+
+// requestOf is the request of a node with a new key.
+func requestOf(node string) ([]byte, error) {
+	key, err := NewNodeKey()
+	if err != nil {
+		return nil, err
+	}
+	return NodeRequest(node, key)
 }
