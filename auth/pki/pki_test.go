@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -190,7 +191,7 @@ func TestServerRenews(t *testing.T) {
 	s := open(t, t.TempDir()).Server([]string{"a"}, nil)
 	now := time.Now()
 	serial := func(at time.Time) string {
-		c, err := s.certificate(at)
+		c, err := s.certificate(nil, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,14 +205,20 @@ func TestServerRenews(t *testing.T) {
 	if renewed == first {
 		t.Error("not renewed")
 	}
-	s.SetNames([]string{"a"}, nil)
-	if serial(now.Add(61*24*time.Hour)) != renewed {
-		t.Error("signed again without a new name")
+	at := func(ip string) *x509.Certificate {
+		c, err := s.certificate(&net.TCPAddr{IP: net.ParseIP(ip), Port: 6443}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Leaf
 	}
-	s.SetNames([]string{"b"}, nil)
-	c, _ := s.certificate(now)
-	if c.Leaf.VerifyHostname("b") != nil {
-		t.Error("a new name is not in the certificate")
+	at("127.0.0.2")
+	moved := at("192.0.2.9")
+	if moved.VerifyHostname("192.0.2.9") != nil || moved.VerifyHostname("a") != nil {
+		t.Error("an address that a client came to is not in the certificate")
+	}
+	if at("192.0.2.9").SerialNumber.Cmp(moved.SerialNumber) != 0 || moved.VerifyHostname("127.0.0.2") == nil {
+		t.Error("signed again without a new address")
 	}
 }
 

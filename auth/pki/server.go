@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -14,7 +15,8 @@ import (
 // serverLifetime is how long a server certificate lasts; it is renewed when a third of it is left.
 const serverLifetime = 90 * 24 * time.Hour
 
-// Server is the API server's certificate: in memory only, signed again before it expires and whenever the names change.
+// Server is the API server's certificate: in memory only, signed again before it expires and whenever a client comes to
+// an address that it is not for yet.
 // Safe for concurrent use.
 type Server struct {
 	authority *Authority
@@ -22,6 +24,7 @@ type Server struct {
 	mu    sync.Mutex
 	names []string
 	ips   []netip.Addr
+	seen  []netip.Addr // addresses that clients came to, beside those in ips
 	cert  *tls.Certificate
 }
 
@@ -53,31 +56,42 @@ func (a *Authority) Server(names []string, ips []netip.Addr) *Server {
 	return &Server{authority: a, names: names, ips: ips}
 }
 
-// SetNames changes what the server is called, from the next connection on: a node's address may change while it runs.
-func (s *Server) SetNames(names []string, ips []netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if slices.Equal(names, s.names) && slices.Equal(ips, s.ips) {
+// maxSeen bounds how many of the machine's addresses a certificate learns: the newest win.
+const maxSeen = 32
+
+// see adds the address that a client came to, which is one of the machine's own: so the certificate follows the machine as its
+// addresses change, and clients reach it by any of them. It must hold s.mu.
+func (s *Server) see(local net.Addr) {
+	tcp, ok := local.(*net.TCPAddr)
+	if !ok || tcp.IP.IsLoopback() {
 		return
 	}
-	s.names, s.ips, s.cert = names, ips, nil
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	if !ip.IsValid() || slices.Contains(s.ips, ip) || slices.Contains(s.seen, ip) {
+		return
+	}
+	s.seen = append(s.seen[max(0, len(s.seen)+1-maxSeen):], ip)
+	s.cert = nil
 }
 
 // TLSConfig returns the configuration of an HTTPS server. It asks clients for a certificate but leaves its verification to the
 // authenticator, as a bad one is answered with 401, not with a broken connection.
 func (s *Server) TLSConfig() *tls.Config {
 	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		NextProtos:     []string{"h2", "http/1.1"},
-		ClientAuth:     tls.RequestClientCert,
-		ClientCAs:      s.authority.Pool(),
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.certificate(time.Now()) },
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		ClientAuth: tls.RequestClientCert,
+		ClientCAs:  s.authority.Pool(),
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return s.certificate(hello.Conn.LocalAddr(), time.Now())
+		},
 	}
 }
 
-func (s *Server) certificate(now time.Time) (*tls.Certificate, error) {
+func (s *Server) certificate(local net.Addr, now time.Time) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.see(local)
 	if s.cert != nil && now.Before(s.cert.Leaf.NotAfter.Add(-serverLifetime/3)) && now.After(s.cert.Leaf.NotBefore) {
 		return s.cert, nil
 	}
@@ -89,7 +103,7 @@ func (s *Server) certificate(now time.Time) (*tls.Certificate, error) {
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		DNSNames:    s.names,
 	}
-	for _, ip := range s.ips {
+	for _, ip := range slices.Concat(s.ips, s.seen) {
 		template.IPAddresses = append(template.IPAddresses, ip.AsSlice())
 	}
 	key, err := newKey()
