@@ -18,8 +18,9 @@ type Request struct {
 	Pod *corev1.Pod
 	// Volume is the pod's word on it.
 	Volume *corev1.Volume
-	// PV is what the volume's claim is bound to; nil when the pod itself names the source.
-	PV *corev1.PersistentVolume
+	// Claim and PV are the volume's claim and what it is bound to; nil when the pod itself names the source.
+	Claim *corev1.PersistentVolumeClaim
+	PV    *corev1.PersistentVolume
 	// Name of the volume in messages and on disk: the PV's, or the one in the pod.
 	Name string
 	// ReadOnly: the pod's volume source says so.
@@ -151,7 +152,7 @@ func (m *Mounter) follow(ctx context.Context, r *Request) error {
 	if ref := r.PV.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
 		return fail(fmt.Errorf("PV %s is not bound to the claim", r.PV.Name))
 	}
-	r.Name = r.PV.Name
+	r.Name, r.Claim = r.PV.Name, claim
 	if err := usedAs(pod, v.Name, r.Device()); err != nil {
 		return fail(err)
 	}
