@@ -137,6 +137,7 @@ func assign(pod *corev1.Pod, b *corev1.Binding, now time.Time) (*corev1.Pod, err
 	}
 	out := store.Copy(pod).(*corev1.Pod)
 	out.Spec.NodeName = b.Target.Name
+	out.Status.NominatedNodeName = "" // it was the way here
 	out.Annotations = merged(pod.Annotations, b.Annotations)
 	out.Status.Conditions = slices.Clone(pod.Status.Conditions)
 	setCondition(out, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, now)

@@ -2,8 +2,6 @@ package scheduler
 
 import (
 	"context"
-	"encoding/json"
-	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -35,7 +33,9 @@ type placement struct {
 
 // batch is what one round of the loop came to.
 type batch struct {
-	bound   []placement
+	bound []placement
+	// waiting are those whose claims have to be bound first.
+	waiting []*binding
 	refused []*entry
 	// victims are the pods to delete, by the pod that they make way for.
 	victims map[*entry][]*placed
@@ -45,80 +45,135 @@ type batch struct {
 func (s *Scheduler) schedule(ctx context.Context, waiting []*entry, now time.Time) {
 	b := &batch{victims: map[*entry][]*placed{}}
 	for _, r := range runs(waiting) {
-		s.place(b, r)
+		s.place(b, r, now)
 	}
 	s.bind(ctx, b.bound)
 	s.report(ctx, b, now)
+	clear(s.promised)
+	clear(s.given)
 }
 
 // place finds nodes for a run of pods that are alike.
-func (s *Scheduler) place(b *batch, r []*entry) {
-	first := r[0]
-	release := s.columns.reserve(first.priority, func(uid types.UID) bool {
-		return slices.ContainsFunc(r, func(e *entry) bool { return e.pod.UID == uid })
-	})
+func (s *Scheduler) place(b *batch, pods []*entry, now time.Time) {
+	subject, why := s.subjectOf(pods[0])
+	if why != "" {
+		for _, e := range pods {
+			e.refusal = s.picker.refuseOutright(why)
+			s.columns.nominate(e, "")
+			s.queue.park(e)
+		}
+		b.refused = append(b.refused, pods...)
+		return
+	}
+	r := s.picker.begin(subject)
+	defer s.picker.end(r)
+	s.reserve(r, pods)
 	took := func(e *entry, slot int32) {
-		node := s.columns.nodes[slot].Name
+		at := placement{e, s.columns.nodes[slot].Name}
 		delete(s.columns.nominated, e.pod.UID)
-		s.columns.place(&placed{uid: e.pod.UID, node: node, class: e.class, group: e.group, priority: e.priority, assumed: true, pod: e.pod})
-		b.bound = append(b.bound, placement{e, node})
+		placed := &placed{uid: e.pod.UID, node: at.node, class: e.class, kin: e.kin, priority: e.priority, assumed: true, pod: e.pod}
+		if subject.storage != nil {
+			placed.attaches = subject.storage.attaches
+			if promises, _, _ := subject.storage.promises(slot); len(promises) > 0 {
+				s.give(promises, slot)
+				b.waiting = append(b.waiting, &binding{at, promises, now})
+				s.columns.place(placed)
+				return
+			}
+		}
+		s.columns.place(placed)
+		b.bound = append(b.bound, at)
 	}
 	// Room that was made for a pod is tried first.
-	r = slices.DeleteFunc(r, func(e *entry) bool {
+	pods = slices.DeleteFunc(pods, func(e *entry) bool {
 		slot, ok := s.columns.slots[e.nominated]
-		if ok = ok && s.picker.fits(e.class, slot); ok {
+		if ok = ok && r.refused(s.columns, slot) == nil; ok {
 			took(e, slot)
+			r.took(slot)
 		}
 		return ok
 	})
-	s.picker.pick(first.class, first.group, len(r), func(slot int32) {
-		e := r[0]
-		r = r[1:]
-		took(e, slot)
+	if len(pods) == 0 {
+		return
+	}
+	s.picker.pick(r, len(pods), func(slot int32) {
+		took(pods[0], slot)
+		pods = pods[1:]
 	})
-	release()
-	if len(r) > 0 {
-		s.refuse(b, r)
+	if len(pods) > 0 {
+		s.refuse(b, r, pods)
+	}
+}
+
+// subjectOf reads what has to be known of a pod to place it, or why it cannot be placed at all.
+func (s *Scheduler) subjectOf(e *entry) (out subject, why string) {
+	out = subject{class: e.class, kin: e.kin, rules: e.class.rules}
+	snap := s.client.Snapshot()
+	if len(out.rules) == 0 {
+		if selector := s.fellows(e, snap); selector != nil {
+			out.rules, out.loose = defaultRules(e.pod.Namespace, selector), true
+		}
+	}
+	if len(e.class.claims) > 0 && s.columns.len() > 0 {
+		out.storage, why = s.storageOf(e.pod, snap)
+	}
+	return out, why
+}
+
+// reserve counts the nominated pods that the pods of a run must leave room for.
+func (s *Scheduler) reserve(r *run, pods []*entry) {
+	for uid, p := range s.columns.nominated {
+		if p.priority >= pods[0].priority && !slices.ContainsFunc(pods, func(e *entry) bool { return e.pod.UID == uid }) {
+			s.picker.reserve(r, p)
+		}
 	}
 }
 
 // refuse deals with the pods of a run that found no node.
-func (s *Scheduler) refuse(b *batch, r []*entry) {
-	first := r[0]
-	b.refused = append(b.refused, r...)
-	why := s.picker.explain(first.class)
+func (s *Scheduler) refuse(b *batch, r *run, pods []*entry) {
+	first := pods[0]
+	b.refused = append(b.refused, pods...)
+	why := s.picker.explain(r)
 	policy := first.pod.Spec.PreemptionPolicy
 	never := policy != nil && *policy == corev1.PreemptNever
 	hopeless := "" // once one found nobody to make way, the rest will not either
 	limits := sync.OnceValue(s.budgets)
-	for _, e := range r {
+	for _, e := range pods {
+		if p := s.columns.nominated[e.pod.UID]; p != nil {
+			s.picker.reserve(r, p) // from the others of the run
+		}
+	}
+	for _, e := range pods {
 		e.refusal = why
 		switch {
 		case s.columns.len() == 0:
 		case never:
-			e.refusal.message += " preemption: not eligible due to preemptionPolicy=Never."
+			e.refusal.message += beforePreemption + "not eligible due to preemptionPolicy=Never."
 		case e.nominated != "" && s.columns.awaits(e):
-			e.refusal.mendable = true
-			e.refusal.message += " preemption: not eligible due to a terminating pod on the nominated node."
+			e.refusal.message += beforePreemption + "not eligible due to a terminating pod on the nominated node."
 		case hopeless != "":
-			s.columns.nominate(e, "")
+			s.unnominate(r, e)
 			e.refusal.message += hopeless
 		default:
-			hopeless = s.preempt(b, e, limits())
+			hopeless = s.preempt(b, r, e, limits())
 			e.refusal.message += hopeless
 		}
 		s.queue.park(e)
 	}
 }
 
+// unnominate gives up the room that was kept for a pod.
+func (s *Scheduler) unnominate(r *run, e *entry) {
+	s.picker.release(r, e.pod.UID)
+	s.columns.nominate(e, "")
+}
+
 // preempt chooses pods that make way for one of higher priority. Without any, it returns why.
-func (s *Scheduler) preempt(b *batch, e *entry, limits []budget) (why string) {
-	release := s.columns.reserve(e.priority, func(uid types.UID) bool { return uid == e.pod.UID })
-	found, reasons := s.picker.preempt(e.class, e.priority, limits)
-	release()
+func (s *Scheduler) preempt(b *batch, r *run, e *entry, limits []budget) (why string) {
+	s.unnominate(r, e)
+	found, reasons := s.picker.preempt(r, e.priority, limits)
 	if found == nil {
-		s.columns.nominate(e, "")
-		return " preemption: " + summary(s.columns.len(), reasons)
+		return beforePreemption + summary(s.columns.len(), reasons)
 	}
 	for _, v := range found.victims {
 		if !v.victim {
@@ -136,23 +191,25 @@ func (s *Scheduler) preempt(b *batch, e *entry, limits []budget) (why string) {
 		}
 	}
 	s.columns.nominate(e, node)
-	e.refusal.mendable = true
+	s.picker.reserve(r, s.columns.nominated[e.pod.UID])
 	return ""
 }
 
-// budgets reads the disruption budgets, in a cluster that knows such.
+// budgets reads the disruption budgets.
 func (s *Scheduler) budgets() []budget {
-	if s.client.Table().Type(reflect.TypeFor[*policyv1.PodDisruptionBudget]()) == nil {
+	if !knows[*policyv1.PodDisruptionBudget](s.client) {
 		return nil
 	}
 	return budgets(client.List[*policyv1.PodDisruptionBudget](s.client, s.client.Snapshot(), "", nil))
 }
 
-// runs splits a batch into runs of pods that are alike, highest priority first, by first arrival within a priority.
+// runs splits a batch into runs of pods that are alike, highest priority first, by first arrival within a priority. Pods with
+// claims go alone: what one is given, another is not.
 func runs(batch []*entry) [][]*entry {
 	type likeness struct {
 		class    *class
-		group    groupKey
+		kin      *kin
+		owner    types.UID
 		priority int32
 		never    bool
 	}
@@ -160,9 +217,12 @@ func runs(batch []*entry) [][]*entry {
 	var out [][]*entry
 	for _, e := range batch {
 		policy := e.pod.Spec.PreemptionPolicy
-		l := likeness{e.class, e.group, e.priority, policy != nil && *policy == corev1.PreemptNever}
+		l := likeness{class: e.class, kin: e.kin, priority: e.priority, never: policy != nil && *policy == corev1.PreemptNever}
+		if e.owner != nil {
+			l.owner = e.owner.UID
+		}
 		i, ok := at[l]
-		if !ok {
+		if !ok || len(e.class.claims) > 0 {
 			i = len(out)
 			at[l] = i
 			out = append(out, nil)
@@ -189,14 +249,12 @@ func (s *Scheduler) bind(ctx context.Context, placements []placement) {
 	for i, p := range placements {
 		pod, err := p.entry.pod, errs[i]
 		if err == nil {
-			s.changed.added = true
+			s.changed.came[sortOf{p.entry.kin, p.entry.class}] = true
 			s.queue.drop(pod.UID)
 			s.recorder.Event(pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %s/%s to %s", pod.Namespace, pod.Name, p.node)
 			continue
 		}
-		s.changed.room = s.columns.remove(pod.UID) || s.changed.room
-		// A pod that is gone leaves the queue with its event.
-		s.queue.retry(p.entry)
+		s.giveUp(p)
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) || ctx.Err() != nil {
 			continue
 		}
@@ -205,115 +263,8 @@ func (s *Scheduler) bind(ctx context.Context, placements []placement) {
 	}
 }
 
-// report tells of pods that found no node, and of new gates, by an event and the pod's condition; and deletes those that make way.
-func (s *Scheduler) report(ctx context.Context, b *batch, now time.Time) {
-	var work []func()
-	var mu sync.Mutex
-	var failed []*entry
-	for _, e := range b.refused {
-		pod, nominated := e.pod, e.nominated
-		condition := unschedulableCondition(pod, e.refusal.message)
-		differs := conditionDiffers(pod, condition) || nominated != pod.Status.NominatedNodeName
-		if differs || now.Sub(e.told) >= tellAgain {
-			e.told = now
-			s.recorder.Event(pod, corev1.EventTypeWarning, "FailedScheduling", "%s", e.refusal.message)
-		}
-		if differs {
-			work = append(work, func() { s.patchStatus(ctx, pod, condition, &nominated, now) })
-		}
-		for _, v := range b.victims[e] {
-			work = append(work, func() {
-				if err := s.evict(ctx, v, pod, now); err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					v.victim, failed = false, append(failed, e)
-				}
-			})
-		}
-	}
-	for _, pod := range s.ungated {
-		work = append(work, func() { s.patchStatus(ctx, pod, gatedCondition(pod), nil, now) })
-	}
-	s.ungated = nil
-	var wait sync.WaitGroup
-	for part := range slices.Chunk(work, max(1, (len(work)+reporters-1)/reporters)) {
-		wait.Go(func() {
-			for _, f := range part {
-				f()
-			}
-		})
-	}
-	wait.Wait()
-	for _, e := range failed {
-		s.queue.unpark(e)
-	}
-}
-
-// evict deletes a pod that makes way for another.
-func (s *Scheduler) evict(ctx context.Context, v *placed, by *corev1.Pod, now time.Time) error {
-	s.patchStatus(ctx, v.pod, corev1.PodCondition{
-		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
-		Message: corev1.DefaultSchedulerName + ": preempting to accommodate a higher priority pod", ObservedGeneration: v.pod.Generation,
-	}, nil, now)
-	err := client.Remove[*corev1.Pod](ctx, s.client, v.pod.Namespace, v.pod.Name, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &v.pod.UID}})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone already
-	}
-	if err != nil {
-		if ctx.Err() == nil {
-			s.log.Warn("pod not preempted", "pod", v.pod.Namespace+"/"+v.pod.Name, "err", err)
-		}
-		return err
-	}
-	s.recorder.Event(v.pod, corev1.EventTypeNormal, "Preempted", "Preempted by pod %s on node %s", by.UID, v.node)
-	return nil
-}
-
-func unschedulableCondition(pod *corev1.Pod, message string) corev1.PodCondition {
-	return corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable,
-		Message: message, ObservedGeneration: pod.Generation,
-	}
-}
-
-func gatedCondition(pod *corev1.Pod) corev1.PodCondition {
-	return corev1.PodCondition{
-		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonSchedulingGated,
-		Message: "Scheduling is blocked due to non-empty scheduling gates", ObservedGeneration: pod.Generation,
-	}
-}
-
-func condition(pod *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {
-	for i := range pod.Status.Conditions {
-		if pod.Status.Conditions[i].Type == t {
-			return &pod.Status.Conditions[i]
-		}
-	}
-	return nil
-}
-
-// conditionDiffers tells whether a condition says something new.
-func conditionDiffers(pod *corev1.Pod, want corev1.PodCondition) bool {
-	has := condition(pod, want.Type)
-	return has == nil || has.Status != want.Status || has.Reason != want.Reason || has.Message != want.Message
-}
-
-// patchStatus writes one condition, and with nominated the node where others make way. The uid in it keeps it off a pod of
-// the same name that came since.
-func (s *Scheduler) patchStatus(ctx context.Context, pod *corev1.Pod, want corev1.PodCondition, nominated *string, now time.Time) {
-	want.LastTransitionTime = metav1.NewTime(now)
-	if has := condition(pod, want.Type); has != nil && has.Status == want.Status {
-		want.LastTransitionTime = has.LastTransitionTime
-	}
-	status := map[string]any{"conditions": []corev1.PodCondition{want}}
-	if nominated != nil {
-		status["nominatedNodeName"] = *nominated
-	}
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": pod.UID}, "status": status})
-	if err == nil {
-		_, err = client.Patch[*corev1.Pod](ctx, s.client, pod.Namespace, pod.Name, "status", types.StrategicMergePatchType, patch)
-	}
-	if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		s.log.Warn("pod status not written", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-	}
+// giveUp takes a pod off the node that it was to have. (One that is gone leaves the queue with its event.)
+func (s *Scheduler) giveUp(p placement) {
+	s.left(s.columns.remove(p.entry.pod.UID))
+	s.queue.retry(p.entry)
 }

@@ -28,9 +28,14 @@ type class struct {
 	selector    map[string]string
 	required    *corev1.NodeSelector
 	preferred   []corev1.PreferredSchedulingTerm
-	// rules are its topology spread constraints, over the pods of its namespace.
-	namespace string
-	rules     []spreadRule
+	podAffinity
+	// rules are its topology spread constraints.
+	rules []spreadRule
+	// claims are the volumes that it asks for by claim, "namespace/name"; disks are those that it names itself.
+	claims []string
+	disks  []disk
+	// images are the names of the images that its node needs.
+	images []string
 
 	// What follows from the nodes' labels, as of an epoch of theirs; see prepare.
 	epoch    uint64
@@ -38,8 +43,9 @@ type class struct {
 	prefer   []float64 // sum of the weights of preferred terms; nil for none
 	// verdicts holds what the class says of each set of taints.
 	verdicts []verdict
-	// domains counts for each of rules, as of the last prepare and what was placed since.
-	domains []*domains
+	// local is the score of each slot for the images that it has, as of an epoch of them; nil when none has any.
+	local      []float64
+	imageEpoch uint64
 }
 
 // verdict is what a pod makes of a set of taints.
@@ -100,9 +106,11 @@ func (s *classes) of(pod *corev1.Pod) *class {
 	}
 	c := &class{key: string(s.buf), requests: requests, score: score, ports: ports}
 	c.bestEffort = !slices.ContainsFunc(requests, func(r request) bool { return r.resource == cpu || r.resource == memory })
+	c.podAffinity = podAffinityOf(pod)
+	c.claims, c.disks = claimsOf(pod), disksOf(&pod.Spec)
 	if !running {
 		c.constrain(&pod.Spec)
-		c.namespace, c.rules = pod.Namespace, spreadRules(pod)
+		c.rules, c.images = spreadRules(pod), imagesOf(&pod.Spec)
 	}
 	if len(s.known) >= maxClasses {
 		clear(s.known)
@@ -140,9 +148,8 @@ func (c *class) prepare(n *columns) {
 		c.verdicts = append(c.verdicts, c.judge(&n.taints[len(c.verdicts)]))
 	}
 	c.match(n)
-	c.domains = c.domains[:0]
-	for r := range c.rules {
-		c.domains = append(c.domains, c.spread(n, &c.rules[r]))
+	if c.imageEpoch != n.images.epoch {
+		c.imageEpoch, c.local = n.images.epoch, n.imageScores(c.images)
 	}
 }
 
@@ -249,7 +256,6 @@ func hostPorts(spec *corev1.PodSpec) []hostPort {
 // classes have the same text.
 func (s *classes) encode(pod *corev1.Pod, requests []request, score [2]int64, ports []hostPort) {
 	b := s.buf[:0]
-	text := func(t string) { b = append(binary.AppendUvarint(b, uint64(len(t))), t...) }
 	number := func(n int64) { b = binary.AppendVarint(b, n) }
 	number(int64(len(requests)))
 	for _, r := range requests {
@@ -260,40 +266,79 @@ func (s *classes) encode(pod *corev1.Pod, requests []request, score [2]int64, po
 	number(score[1])
 	number(int64(len(ports)))
 	for _, p := range ports {
-		text(p.ip)
-		text(string(p.protocol))
+		b = appendText(appendText(b, p.ip), string(p.protocol))
 		number(int64(p.port))
 	}
-	if spec := &pod.Spec; spec.NodeName == "" {
-		number(int64(len(spec.NodeSelector)))
-		for _, k := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
-			text(k)
-			text(spec.NodeSelector[k])
-		}
-		number(int64(len(spec.Tolerations)))
-		for _, t := range spec.Tolerations {
-			text(t.Key)
-			text(string(t.Operator))
-			text(t.Value)
-			text(string(t.Effect))
-		}
-		if spec.Affinity != nil && spec.Affinity.NodeAffinity != nil {
-			if affinity, err := spec.Affinity.NodeAffinity.Marshal(); err == nil {
-				text(string(affinity))
-			}
-		}
-		if len(spec.TopologySpreadConstraints) > 0 {
-			text(pod.Namespace)
-			for i := range spec.TopologySpreadConstraints {
-				if rule, err := spec.TopologySpreadConstraints[i].Marshal(); err == nil {
-					text(string(rule))
-				}
-			}
-			for _, k := range slices.Sorted(maps.Keys(pod.Labels)) {
-				text(k)
-				text(pod.Labels[k])
-			}
+	spec := &pod.Spec
+	if spec.NodeName == "" {
+		b = appendConstraints(append(b, 1), pod)
+	}
+	if a := spec.Affinity; a != nil && (a.PodAffinity != nil || a.PodAntiAffinity != nil) {
+		b = appendText(append(b, 2), pod.Namespace)
+		b = appendMessage(b, &corev1.Affinity{PodAffinity: a.PodAffinity, PodAntiAffinity: a.PodAntiAffinity})
+	}
+	b = appendVolumes(b, pod)
+	s.buf = b
+}
+
+// appendConstraints writes what says where a pod that waits may go.
+func appendConstraints(b []byte, pod *corev1.Pod) []byte {
+	spec := &pod.Spec
+	number := func(n int) { b = binary.AppendUvarint(b, uint64(n)) }
+	number(len(spec.NodeSelector))
+	for _, k := range slices.Sorted(maps.Keys(spec.NodeSelector)) {
+		b = appendText(appendText(b, k), spec.NodeSelector[k])
+	}
+	number(len(spec.Tolerations))
+	for i := range spec.Tolerations {
+		t := &spec.Tolerations[i]
+		b = appendText(appendText(appendText(appendText(b, t.Key), string(t.Operator)), t.Value), string(t.Effect))
+	}
+	if spec.Affinity != nil && spec.Affinity.NodeAffinity != nil {
+		b = appendMessage(b, spec.Affinity.NodeAffinity)
+	} else {
+		number(0)
+	}
+	number(len(spec.TopologySpreadConstraints))
+	if len(spec.TopologySpreadConstraints) > 0 {
+		b = appendText(b, pod.Namespace)
+	}
+	for i := range spec.TopologySpreadConstraints {
+		b = appendMessage(b, &spec.TopologySpreadConstraints[i])
+	}
+	for i := range spec.InitContainers {
+		b = appendText(b, spec.InitContainers[i].Image)
+	}
+	number(0)
+	for i := range spec.Containers {
+		b = appendText(b, spec.Containers[i].Image)
+	}
+	number(0)
+	return b
+}
+
+// appendVolumes writes what volumes ask of a node.
+func appendVolumes(b []byte, pod *corev1.Pod) []byte {
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		switch {
+		case v.PersistentVolumeClaim != nil || v.Ephemeral != nil:
+			b = appendText(appendText(append(b, 3), pod.Namespace), claimName(pod, v))
+		case v.Image != nil:
+			b = appendText(append(b, 4), v.Image.Reference)
+		case v.GCEPersistentDisk != nil || v.AWSElasticBlockStore != nil || v.ISCSI != nil || v.RBD != nil:
+			b = appendMessage(append(b, 5), v)
 		}
 	}
-	s.buf = b
+	return b
+}
+
+// appendMessage writes a part of a pod in its binary form.
+func appendMessage(b []byte, m interface{ Marshal() ([]byte, error) }) []byte {
+	text, err := m.Marshal()
+	if err != nil {
+		// What was decoded can be encoded; and what only differs in this would share its rules.
+		panic("scheduler: " + err.Error())
+	}
+	return appendText(b, string(text))
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -24,11 +25,15 @@ type columns struct {
 	slots map[string]int32 // by node name
 	free  []int32          // slots of nodes that are gone
 	nodes []*corev1.Node   // nil where there is none
-	zone  []int32          // number of the node's zone; 0 for none
 	taint []int32          // number of the node's taints in taints
 	ports [][]hostPort
+	disks [][]disk
+	// attached are the volumes of CSI drivers that each slot's pods use, limits how many of each driver a node takes.
+	attached []attachments
+	limits   map[string]map[string]int32 // by node name and driver
 
 	resources map[corev1.ResourceName]int // place in alloc and used
+	lacks     []string                    // what to say of a node without enough, by place
 	alloc     [][]int64                   // [resource][slot]
 	used      [][]int64
 	// usedScore counts cpu and memory with a small request assumed where a pod has none: see class.score.
@@ -36,15 +41,31 @@ type columns struct {
 	// share is what one unit of cpu and memory is of all that the node has; 0 where it has none.
 	share [2][]float64
 
-	labels labelIndex
-	zones  map[string]int32
+	labels     labelIndex
+	topologies map[string]*topology
+	images     images
+	reaches    reaches
 	// taints holds each different set of taints once: nodes have few, and a pod tolerates a set or not.
 	taints    []taintSet
 	taintSets map[string]int32
 	placed    map[types.UID]*placed
 	// byNode holds the pods of each node by name, of nodes that are not there (yet) too.
 	byNode map[string]map[types.UID]*placed
-	groups map[groupKey]*group
+	// claims counts the pods that use each claim, "namespace/name", of those with a node.
+	claims map[string]int32
+
+	// What pods say of each other: see kin.go. namespaces are the labels of each.
+	kins       map[string]*kin
+	peers      map[string]*peers
+	rules      map[string]*rule
+	byAge      []*rule // of rules, and some that are gone: dead of them
+	dead       int
+	lastRule   uint64
+	namespaces map[string]labels.Set
+	// Scratch.
+	buf   []byte
+	words []string
+
 	// nominated are the waiting pods that others make way for, with the node where.
 	nominated map[types.UID]*placed
 	// next is where ties are broken from: it moves on with every pick, so that equal nodes take turns.
@@ -62,39 +83,35 @@ type placed struct {
 	uid      types.UID
 	node     string
 	class    *class
-	group    groupKey
+	kin      *kin
 	priority int32
 	assumed  bool
 	// victim is set once the scheduler has asked for the pod to be deleted.
 	victim bool
 	pod    *corev1.Pod
+	// rules are those of its class, while it is placed.
+	rules []*rule
+	// attaches are the volumes that its node has to attach.
+	attaches []attachment
 }
-
-// groupKey names pods that are to be spread over the nodes: those of one controller.
-type groupKey struct {
-	namespace string
-	owner     types.UID
-}
-
-// group counts the pods of a group on the slots that have any.
-type group struct {
-	at map[int32]int // place in on
-	on []slotCount
-}
-
-type slotCount struct{ slot, count int32 }
 
 func newColumns() *columns {
 	c := &columns{
-		slots:     map[string]int32{},
-		resources: map[corev1.ResourceName]int{},
-		labels:    labelIndex{slots: map[string]map[string][]int32{}},
-		zones:     map[string]int32{"": 0},
-		taintSets: map[string]int32{},
-		placed:    map[types.UID]*placed{},
-		byNode:    map[string]map[types.UID]*placed{},
-		groups:    map[groupKey]*group{},
-		nominated: map[types.UID]*placed{},
+		slots:      map[string]int32{},
+		limits:     map[string]map[string]int32{},
+		resources:  map[corev1.ResourceName]int{},
+		labels:     labelIndex{slots: map[string]map[string][]int32{}},
+		topologies: map[string]*topology{},
+		images:     images{on: map[string][]imageOn{}},
+		taintSets:  map[string]int32{},
+		placed:     map[types.UID]*placed{},
+		byNode:     map[string]map[types.UID]*placed{},
+		claims:     map[string]int32{},
+		kins:       map[string]*kin{},
+		peers:      map[string]*peers{},
+		rules:      map[string]*rule{},
+		namespaces: map[string]labels.Set{},
+		nominated:  map[types.UID]*placed{},
 	}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourcePods} {
 		c.resource(name)
@@ -109,6 +126,7 @@ func (c *columns) resource(name corev1.ResourceName) int {
 	}
 	i := len(c.resources)
 	c.resources[name] = i
+	c.lacks = append(c.lacks, "Insufficient "+string(name))
 	c.alloc = append(c.alloc, make([]int64, len(c.nodes)))
 	c.used = append(c.used, make([]int64, len(c.nodes)))
 	return i
@@ -126,8 +144,9 @@ func amount(name corev1.ResourceName, list corev1.ResourceList) int64 {
 // len is how many nodes there are.
 func (c *columns) len() int { return len(c.slots) }
 
-// setNode adds or updates a node. It tells what of it changed that may let a waiting pod fit.
-func (c *columns) setNode(n *corev1.Node) (better bool) {
+// setNode adds or updates a node. It tells whether the node may take pods now that it did not before, and whether its labels
+// changed, on which the domains depend.
+func (c *columns) setNode(n *corev1.Node) (better, moved bool) {
 	i, known := c.slots[n.Name]
 	if !known {
 		i = c.newSlot()
@@ -157,14 +176,20 @@ func (c *columns) setNode(n *corev1.Node) (better bool) {
 			c.labels.remove(i, before.Labels)
 		}
 		c.labels.add(i, n.Labels)
-		c.zone[i], better = c.zoneOf(n), true
+		better, moved = true, true
+	}
+	if !known || !sameImages(before.Status.Images, n.Status.Images) {
+		if known {
+			c.images.remove(i, before.Status.Images)
+		}
+		c.images.add(i, n.Status.Images)
 	}
 	if !known {
 		for _, p := range c.byNode[n.Name] {
 			c.count(i, p, 1)
 		}
 	}
-	return better
+	return better, moved
 }
 
 // taintSet returns the number of a node's set of taints.
@@ -192,9 +217,10 @@ func (c *columns) newSlot() int32 {
 		return i
 	}
 	c.nodes = append(c.nodes, nil)
-	c.zone = append(c.zone, 0)
 	c.taint = append(c.taint, 0)
 	c.ports = append(c.ports, nil)
+	c.disks = append(c.disks, nil)
+	c.attached = append(c.attached, attachments{})
 	for r := range c.alloc {
 		c.alloc[r] = append(c.alloc[r], 0)
 		c.used[r] = append(c.used[r], 0)
@@ -204,19 +230,6 @@ func (c *columns) newSlot() int32 {
 		c.share[r] = append(c.share[r], 0)
 	}
 	return int32(len(c.nodes) - 1)
-}
-
-func (c *columns) zoneOf(n *corev1.Node) int32 {
-	name := n.Labels[corev1.LabelTopologyRegion] + "\x00" + n.Labels[corev1.LabelTopologyZone]
-	if name == "\x00" {
-		return 0
-	}
-	z, ok := c.zones[name]
-	if !ok {
-		z = int32(len(c.zones))
-		c.zones[name] = z
-	}
-	return z
 }
 
 // dropNode removes a node; its pods stay known, until they are deleted.
@@ -229,8 +242,9 @@ func (c *columns) dropNode(name string) {
 		c.count(i, p, -1)
 	}
 	c.labels.remove(i, c.nodes[i].Labels)
+	c.images.remove(i, c.nodes[i].Status.Images)
 	delete(c.slots, name)
-	c.nodes[i], c.ports[i] = nil, nil
+	c.nodes[i], c.ports[i], c.disks[i], c.attached[i] = nil, nil, nil, attachments{}
 	for r := range c.alloc {
 		c.alloc[r][i] = 0
 	}
@@ -239,6 +253,7 @@ func (c *columns) dropNode(name string) {
 
 // place makes a pod take its room.
 func (c *columns) place(p *placed) {
+	p.rules = c.hold(p.class.holds)
 	c.placed[p.uid] = p
 	on := c.byNode[p.node]
 	if on == nil {
@@ -251,11 +266,11 @@ func (c *columns) place(p *placed) {
 	}
 }
 
-// remove gives a pod's room back, and tells whether it had any.
-func (c *columns) remove(uid types.UID) bool {
+// remove gives a pod's room back, and returns what had it, if anything.
+func (c *columns) remove(uid types.UID) *placed {
 	p := c.placed[uid]
 	if p == nil {
-		return false
+		return nil
 	}
 	delete(c.placed, uid)
 	delete(c.byNode[p.node], uid)
@@ -265,11 +280,28 @@ func (c *columns) remove(uid types.UID) bool {
 	if i, ok := c.slots[p.node]; ok {
 		c.count(i, p, -1)
 	}
-	return true
+	c.release(p.rules)
+	p.rules = nil
+	return p
 }
 
 // count adds a pod to, or takes it off, all counters of a slot.
 func (c *columns) count(i int32, p *placed, sign int64) {
+	c.load(i, p, sign)
+	if sign > 0 {
+		p.kin = c.adopt(p.kin)
+	}
+	p.kin.here.add(i, int32(sign))
+	for _, of := range p.kin.members {
+		of.add(i, int32(sign))
+	}
+	for _, r := range p.rules {
+		r.add(i, int32(sign))
+	}
+}
+
+// load adds a pod to, or takes it off, what a slot's node has to bear.
+func (c *columns) load(i int32, p *placed, sign int64) {
 	for _, a := range p.class.requests {
 		c.used[a.resource][i] += sign * a.value
 	}
@@ -279,39 +311,27 @@ func (c *columns) count(i int32, p *placed, sign int64) {
 	}
 	if sign > 0 {
 		c.ports[i] = append(c.ports[i], p.class.ports...)
+		c.disks[i] = append(c.disks[i], p.class.disks...)
 	} else {
-		for _, taken := range p.class.ports {
-			if at := slices.Index(c.ports[i], taken); at >= 0 {
-				c.ports[i] = slices.Delete(c.ports[i], at, at+1)
-			}
-		}
+		c.ports[i] = without(c.ports[i], p.class.ports)
+		c.disks[i] = without(c.disks[i], p.class.disks)
 	}
-	if p.group.owner != "" {
-		c.countGroup(i, p.group, int32(sign))
+	for _, a := range p.attaches {
+		c.attached[i].count(a, int32(sign))
+	}
+	for _, claim := range p.class.claims {
+		if c.claims[claim] += int32(sign); c.claims[claim] == 0 {
+			delete(c.claims, claim)
+		}
 	}
 }
 
-func (c *columns) countGroup(i int32, key groupKey, sign int32) {
-	g := c.groups[key]
-	if g == nil {
-		g = &group{at: map[int32]int{}}
-		c.groups[key] = g
+// without takes each of the gone once off a list.
+func without[T comparable](list, gone []T) []T {
+	for _, g := range gone {
+		if at := slices.Index(list, g); at >= 0 {
+			list = slices.Delete(list, at, at+1)
+		}
 	}
-	at, ok := g.at[i]
-	if !ok {
-		at = len(g.on)
-		g.at[i] = at
-		g.on = append(g.on, slotCount{slot: i})
-	}
-	if g.on[at].count += sign; g.on[at].count > 0 {
-		return
-	}
-	last := len(g.on) - 1
-	g.on[at] = g.on[last]
-	g.at[g.on[at].slot] = at
-	g.on = g.on[:last]
-	delete(g.at, i)
-	if last == 0 {
-		delete(c.groups, key)
-	}
+	return list
 }

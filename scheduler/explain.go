@@ -9,33 +9,54 @@ import (
 // refusal says why no node takes a pod, in upstream's words.
 type refusal struct {
 	message string
-	// mendable tells that pods which go away may make room on some node; otherwise only nodes that change can.
-	mendable bool
+	// by are the filters that refused nodes: a bit for each by its place in the table.
+	by uint32
+	// outright tells that no node was asked: the pod itself, or a volume of its, is not ready.
+	outright bool
 }
 
-// explain asks every node again, after pick found none for a class.
-func (p *picker) explain(c *class) refusal {
+// notHelpful is why preemption does not help where it cannot.
+const notHelpful = "Preemption is not helpful for scheduling"
+
+// beforePreemption stands before what preemption came to: upstream asks its plugin for claims of devices first, which
+// never has any to take back here.
+const beforePreemption = " no new claims to deallocate, preemption: "
+
+// explain asks every node again, after pick found none for a run.
+func (p *picker) explain(r *run) refusal {
 	n := p.columns
 	if n.len() == 0 {
 		return refusal{message: "no nodes available to schedule pods"}
 	}
-	c.prepare(n)
 	counts := map[string]int{}
-	mendable := false
+	var by uint32
 	for i, node := range n.nodes {
 		if node == nil {
 			continue
 		}
-		f := c.refused(p.filters, n, int32(i))
-		if f == 0 {
+		f := r.refused(n, int32(i))
+		if f == nil {
 			continue
 		}
-		for _, r := range p.filters[f-1].explain(c, n, int32(i)) {
-			counts[r.text]++
+		for at := range p.filters {
+			if f == &p.filters[at] {
+				by |= 1 << at
+			}
 		}
-		mendable = mendable || p.helpful(c, int32(i))
+		for _, text := range f.explain(r, n, int32(i)) {
+			counts[text]++
+		}
 	}
-	return refusal{summary(n.len(), counts), mendable}
+	return refusal{message: summary(n.len(), counts), by: by}
+}
+
+// refuseOutright is the refusal of a pod that no node can be asked about.
+func (p *picker) refuseOutright(why string) refusal {
+	nodes := p.columns.len()
+	return refusal{
+		message:  fmt.Sprintf("0/%d nodes are available: %s.%s%s", nodes, why, beforePreemption, summary(nodes, map[string]int{notHelpful: nodes})),
+		outright: true,
+	}
 }
 
 // summary counts nodes by reason: "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable."

@@ -3,47 +3,68 @@ package scheduler
 // filter is one reason why a node cannot take a pod.
 type filter struct {
 	name string
-	// refuses tells whether the node in slot i cannot take a pod of the class.
-	refuses func(c *class, n *columns, i int32) bool
+	// concerns tells whether it can refuse pods of a run at all; nil: always.
+	concerns func(r *run) bool
+	// refuses tells whether the node in slot i cannot take a pod of the run.
+	refuses func(r *run, n *columns, i int32) bool
 	// explain returns the reasons, in upstream's words, once refuses is true.
-	explain func(c *class, n *columns, i int32) []reason
+	explain func(r *run, n *columns, i int32) []string
+	// mends tells, once refuses is true, whether pods that leave the node could change that; nil: never.
+	mends func(r *run, n *columns, i int32) bool
+	// afar: pods on other nodes matter too.
+	afar bool
+	// volumes: what the pod's volumes are decides.
+	volumes bool
 }
 
-// reason is one cause of a refusal. Removing pods cannot mend a lasting one.
-type reason struct {
-	text    string
-	lasting bool
+func says(text string) func(*run, *columns, int32) []string {
+	out := []string{text}
+	return func(*run, *columns, int32) []string { return out }
 }
 
-func lasting(text string) func(*class, *columns, int32) []reason {
-	return func(*class, *columns, int32) []reason { return []reason{{text, true}} }
-}
+func always(*run, *columns, int32) bool { return true }
 
-// filters is the table of all filters, in the order in which they are asked: the first that refuses a node explains it.
-// What a filter needs of other pods (affinity between pods) belongs into counters like those of spread, so that it
-// stays one row here. (A pod with spec.nodeName is never asked about: it has its node.)
+// filters is the table of all filters, in the order in which they are asked: the first that refuses a node explains it. The
+// order is upstream's, and so are the words. (A pod with spec.nodeName is never asked about: it has its node.)
 func filters() []filter {
+	hasStorage := func(r *run) bool { return r.storage != nil }
 	return []filter{
-		{"NodeUnschedulable", unschedulable, lasting("node(s) were unschedulable")},
-		{"TaintToleration", tainted, lasting("node(s) had untolerated taint(s)")},
-		{"NodeAffinity", unmatched, lasting("node(s) didn't match Pod's node affinity/selector")},
-		{"NodePorts", portsTaken, func(*class, *columns, int32) []reason {
-			return []reason{{text: "node(s) didn't have free ports for the requested pod ports"}}
-		}},
-		{"NodeResourcesFit", full, lacking},
-		{"PodTopologySpread", crowded, explainCrowded},
+		{name: "NodeUnschedulable", refuses: unschedulable, explain: says("node(s) were unschedulable")},
+		{name: "TaintToleration", refuses: tainted, explain: says("node(s) had untolerated taint(s)")},
+		{name: "NodeAffinity", refuses: unmatched, explain: says("node(s) didn't match Pod's node affinity/selector"),
+			concerns: func(r *run) bool { return r.class.admitted != nil }},
+		{name: "NodePorts", refuses: portsTaken, explain: says("node(s) didn't have free ports for the requested pod ports"), mends: always,
+			concerns: func(r *run) bool { return len(r.class.ports) > 0 }},
+		{name: "NodeResourcesFit", refuses: full, explain: lacking, mends: emptied},
+		{name: "VolumeRestrictions", refuses: diskTaken, explain: says("node(s) had no available disk"), mends: always, volumes: true,
+			concerns: func(r *run) bool { return len(r.class.disks) > 0 }},
+		{name: "VolumeRestrictions", refuses: claimTaken, explain: says("node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"),
+			mends: always, volumes: true, concerns: hasStorage},
+		{name: "NodeVolumeLimits", refuses: tooManyVolumes, explain: says("node(s) exceed max volume count"), mends: always, volumes: true, concerns: hasStorage},
+		{name: "VolumeBinding", refuses: unbindable, explain: explainUnbindable, volumes: true, concerns: hasStorage},
+		{name: "VolumeZone", refuses: wrongZone, explain: says("node(s) had no available volume zone"), volumes: true, concerns: hasStorage},
+		{name: "PodTopologySpread", refuses: crowded, explain: explainCrowded, mends: func(r *run, n *columns, i int32) bool { return !r.lacksKey(i) }, afar: true,
+			concerns: func(r *run) bool { return len(r.hard) > 0 }},
+		{name: "InterPodAffinity", refuses: alone, explain: says("node(s) didn't match pod affinity rules"), afar: true,
+			concerns: func(r *run) bool { return len(r.together) > 0 }},
+		{name: "InterPodAffinity", refuses: tooClose, explain: says("node(s) didn't match pod anti-affinity rules"), mends: always, afar: true,
+			concerns: func(r *run) bool { return len(r.apart) > 0 }},
+		{name: "InterPodAffinity", refuses: repelled, explain: says("node(s) didn't satisfy existing pods anti-affinity rules"), mends: always, afar: true,
+			concerns: func(r *run) bool { return len(r.repelled) > 0 }},
 	}
 }
 
-func unschedulable(c *class, n *columns, i int32) bool { return c.verdicts[n.taint[i]].unschedulable }
+func unschedulable(r *run, n *columns, i int32) bool {
+	return r.class.verdicts[n.taint[i]].unschedulable
+}
 
-func tainted(c *class, n *columns, i int32) bool { return c.verdicts[n.taint[i]].untolerated }
+func tainted(r *run, n *columns, i int32) bool { return r.class.verdicts[n.taint[i]].untolerated }
 
-func unmatched(c *class, _ *columns, i int32) bool { return c.admitted != nil && !c.admitted.has(i) }
+func unmatched(r *run, _ *columns, i int32) bool { return !r.class.admitted.has(i) }
 
 // portsTaken: a port on all addresses collides with the same port on any.
-func portsTaken(c *class, n *columns, i int32) bool {
-	for _, want := range c.ports {
+func portsTaken(r *run, n *columns, i int32) bool {
+	for _, want := range r.class.ports {
 		for _, has := range n.ports[i] {
 			if want.port == has.port && want.protocol == has.protocol && (want.ip == has.ip || want.ip == "" || has.ip == "") {
 				return true
@@ -53,46 +74,37 @@ func portsTaken(c *class, n *columns, i int32) bool {
 	return false
 }
 
-func full(c *class, n *columns, i int32) bool {
+func full(r *run, n *columns, i int32) bool {
 	if n.used[pods][i]+1 > n.alloc[pods][i] {
 		return true
 	}
-	for _, r := range c.requests {
-		if n.used[r.resource][i]+r.value > n.alloc[r.resource][i] {
+	for _, want := range r.class.requests {
+		if n.used[want.resource][i]+want.value > n.alloc[want.resource][i] {
 			return true
 		}
 	}
 	return false
 }
 
-func lacking(c *class, n *columns, i int32) []reason {
-	var out []reason
+func lacking(r *run, n *columns, i int32) []string {
+	var out []string
 	if n.used[pods][i]+1 > n.alloc[pods][i] {
-		out = append(out, reason{text: "Too many pods"})
+		out = append(out, "Too many pods")
 	}
-	for _, r := range c.requests {
-		if n.used[r.resource][i]+r.value > n.alloc[r.resource][i] {
-			out = append(out, reason{"Insufficient " + n.resourceName(r.resource), r.value > n.alloc[r.resource][i]})
+	for _, want := range r.class.requests {
+		if n.used[want.resource][i]+want.value > n.alloc[want.resource][i] {
+			out = append(out, n.lacks[want.resource])
 		}
 	}
 	return out
 }
 
-func (c *columns) resourceName(place int) string {
-	for name, i := range c.resources {
-		if i == place {
-			return string(name)
+// emptied: without any pods, the node would have what is asked for.
+func emptied(r *run, n *columns, i int32) bool {
+	for _, want := range r.class.requests {
+		if want.value > n.alloc[want.resource][i] {
+			return false
 		}
 	}
-	return ""
-}
-
-// refused returns the number of the filter that refuses a slot, counted from 1; 0 for none. The class has been prepared.
-func (c *class) refused(table []filter, n *columns, i int32) int {
-	for f := range table {
-		if table[f].refuses(c, n, i) {
-			return f + 1
-		}
-	}
-	return 0
+	return true
 }

@@ -2,19 +2,22 @@ package scheduler
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/client"
-	"github.com/kebernetes/kebernetes/kinds"
+	"github.com/kebernetes/kebernetes/controller/controllertest"
 )
 
 // resources reads "cpu=2 memory=4Gi pods=10".
@@ -89,6 +92,7 @@ func port(ip string, number int32, protocol corev1.Protocol) func(*corev1.Pod) {
 func owned(by string) func(*corev1.Pod) {
 	yes := true
 	return func(p *corev1.Pod) {
+		p.Labels = map[string]string{"rs": by}
 		p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", Name: by, UID: types.UID(by), Controller: &yes}}
 	}
 }
@@ -135,26 +139,43 @@ func field(op corev1.NodeSelectorOperator, values ...string) corev1.NodeSelector
 type world struct {
 	*Scheduler
 	*columns
+	api *api
 }
 
-func build(nodes []*corev1.Node, running []*corev1.Pod) *world {
-	c := newColumns()
-	w := &world{&Scheduler{client: client.New(nil, kinds.NewTable()), columns: c, classes: newClasses(c), picker: newPicker(c), queue: newQueue()}, c}
+func build(nodes []*corev1.Node, running []*corev1.Pod, others ...func(*world)) *world {
+	a := newAPI()
+	s, err := New(Options{Client: a.Client(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		panic(err)
+	}
+	w := &world{s, s.columns, a}
+	for _, name := range []string{"rs", "other"} {
+		controllertest.Put(a.API, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+			Spec: appsv1.ReplicaSetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"rs": name}}}})
+	}
 	for _, n := range nodes {
-		c.setNode(n)
+		w.setNode(n)
+	}
+	for _, add := range others {
+		add(w)
 	}
 	for _, p := range running {
-		w.put(p, p.Spec.NodeName)
+		w.columns.place(s.placedAt(p, p.Spec.NodeName, false))
 	}
 	return w
 }
 
-func (w *world) put(p *corev1.Pod, node string) {
-	at := &placed{uid: p.UID, node: node, class: w.classes.of(p), group: groupOf(p), pod: p}
-	if p.Spec.Priority != nil {
-		at.priority = *p.Spec.Priority
+// has adds an object that is neither node nor pod.
+func has[T client.Object](o T) func(*world) {
+	return func(w *world) {
+		controllertest.Put(w.api.API, o)
+		switch o := any(o).(type) {
+		case *corev1.Namespace:
+			w.setNamespace(o.Name, o.Labels)
+		case *storagev1.CSINode:
+			w.setLimits(o.Name, limitsOf(o))
+		}
 	}
-	w.columns.place(at)
 }
 
 // schedule places n pods like p. It returns where they went, of those that found no place the reason once, and who has to make way.
@@ -163,12 +184,20 @@ func (w *world) schedule(p *corev1.Pod, n int) (nodes []string, why string, vict
 	for range n {
 		one := p.DeepCopy()
 		one.UID = types.UID(fmt.Sprint(p.UID, len(w.placed)+len(run)))
-		run = append(run, w.queue.put(one, w.classes.of))
+		run = append(run, w.queue.put(one, w.read))
 	}
 	b := &batch{victims: map[*entry][]*placed{}}
-	w.Scheduler.place(b, run)
+	w.Scheduler.place(b, run, time.Time{})
 	for _, found := range b.bound {
 		nodes = append(nodes, found.node)
+	}
+	for _, found := range b.waiting {
+		nodes = append(nodes, found.node)
+		for _, p := range found.promises {
+			if p.volume != nil {
+				nodes = append(nodes, p.volume.Name)
+			}
+		}
 	}
 	for _, e := range b.refused {
 		why = e.refusal.message
@@ -240,7 +269,9 @@ func TestPreemptionSparesWhatBudgetsProtect(t *testing.T) {
 			Spec:       policyv1.PodDisruptionBudgetSpec{Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}},
 			Status:     policyv1.PodDisruptionBudgetStatus{DisruptionsAllowed: c.allowed, DisruptedPods: c.paid},
 		}})
-		found, _ := w.picker.preempt(w.classes.of(p), 9, limits)
+		r := w.picker.begin(subject{class: w.classes.of(p), kin: w.kinOf(p)})
+		found, _ := w.picker.preempt(r, 9, limits)
+		w.picker.end(r)
 		if got := found.victims[0].pod.Name; got != c.want {
 			t.Errorf("%d allowed: %s goes, want %s", c.allowed, got, c.want)
 		}
@@ -258,17 +289,17 @@ func TestFilters(t *testing.T) {
 		"no nodes": {nil, nil, pod("p"), "no nodes available to schedule pods"},
 		"fits":     {[]*corev1.Node{node("a")}, nil, pod("p", requests("cpu=4 memory=8Gi")), "a"},
 		"cpu is taken": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", requests("cpu=1"), on("a"))}, pod("p", requests("cpu=3500m")),
-			"0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+			"0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		"cpu and memory are never enough": {[]*corev1.Node{node("a")}, nil, pod("p", requests("cpu=5 memory=9Gi")),
-			"0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+			"0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		"never to preempt": {[]*corev1.Node{node("a", allocatable("pods=1"))}, []*corev1.Pod{pod("r", on("a"))},
 			pod("p", func(p *corev1.Pod) { never := corev1.PreemptNever; p.Spec.PreemptionPolicy = &never }),
-			"0/1 nodes are available: 1 Too many pods. preemption: not eligible due to preemptionPolicy=Never."},
+			"0/1 nodes are available: 1 Too many pods. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never."},
 		"pods are counted":  {[]*corev1.Node{node("a", allocatable("pods=1")), node("b")}, []*corev1.Pod{pod("r", on("a"))}, pod("p"), "b"},
 		"extended resource": {[]*corev1.Node{node("a"), node("b", allocatable("example.com/gpu=2"))}, nil, pod("p", requests("example.com/gpu=2")), "b"},
 		"extended resource is taken": {[]*corev1.Node{node("a"), node("b", allocatable("example.com/gpu=2"))},
 			[]*corev1.Pod{pod("r", requests("example.com/gpu=1"), on("b"))}, pod("p", requests("example.com/gpu=2")),
-			"0/2 nodes are available: 2 Insufficient example.com/gpu. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."},
+			"0/2 nodes are available: 2 Insufficient example.com/gpu. no new claims to deallocate, preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling."},
 		"ephemeral storage": {[]*corev1.Node{node("a", allocatable("ephemeral-storage=1Gi")), node("b")}, nil, pod("p", requests("ephemeral-storage=2Gi")), "b"},
 		"init container": {[]*corev1.Node{node("a", allocatable("cpu=1")), node("b")}, nil, pod("p", requests("cpu=500m"), func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Resources: corev1.ResourceRequirements{Requests: resources("cpu=2")}}}
@@ -281,16 +312,16 @@ func TestFilters(t *testing.T) {
 			p.Spec.Resources = &corev1.ResourceRequirements{Requests: resources("cpu=2")}
 		}), "b"},
 		"cordoned": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p"),
-			"0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+			"0/1 nodes are available: 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		"cordoned and tolerated": {[]*corev1.Node{node("a", cordoned)}, nil, pod("p", tolerating(corev1.TaintNodeUnschedulable, corev1.TolerationOpExists, "", "")), "a"},
 		"taint": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoSchedule))}, nil, pod("p", tolerating("k", "", "other", "")),
-			"0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+			"0/1 nodes are available: 1 node(s) had untolerated taint(s). no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		"taint tolerated by value":           {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerating("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoExecute)), "a"},
 		"taint tolerated for another effect": {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute)), node("b")}, nil, pod("p", tolerating("k", corev1.TolerationOpEqual, "v", corev1.TaintEffectNoSchedule)), "b"},
 		"all taints tolerated":               {[]*corev1.Node{node("a", taint("k", "v", corev1.TaintEffectNoExecute))}, nil, pod("p", tolerating("", corev1.TolerationOpExists, "", "")), "a"},
 		"node selector":                      {[]*corev1.Node{node("a"), node("b", label("disk", "ssd"))}, nil, pod("p", selects("disk", "ssd")), "b"},
 		"node selector that nothing matches": {[]*corev1.Node{node("a"), node("b")}, nil, pod("p", selects("disk", "ssd")),
-			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
+			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
 		"affinity in":         {[]*corev1.Node{node("a"), node("b", label("disk", "ssd"))}, nil, pod("p", requires(expression("disk", corev1.NodeSelectorOpIn, "nvme", "ssd"))), "b"},
 		"affinity not in":     {[]*corev1.Node{node("a", label("disk", "ssd")), node("b")}, nil, pod("p", requires(expression("disk", corev1.NodeSelectorOpNotIn, "ssd"))), "b"},
 		"affinity greater":    {[]*corev1.Node{node("a", label("gen", "3")), node("b", label("gen", "5"))}, nil, pod("p", requires(expression("gen", corev1.NodeSelectorOpGt, "4"))), "b"},
@@ -299,16 +330,16 @@ func TestFilters(t *testing.T) {
 		"field not in":        {[]*corev1.Node{node("a"), node("b")}, nil, pod("p", requires(field(corev1.NodeSelectorOpNotIn, "a"))), "b"},
 		"field or expression": {[]*corev1.Node{node("a"), node("b", label("x", "1"))}, nil, pod("p", requires(field(corev1.NodeSelectorOpIn, "gone"), expression("x", corev1.NodeSelectorOpExists))), "b"},
 		"field of a node that is gone": {[]*corev1.Node{node("a")}, nil, pod("p", requires(field(corev1.NodeSelectorOpIn, "gone"))),
-			"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+			"0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		"host port": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("", 80, "TCP"), on("a"))}, pod("p", port("10.0.0.1", 80, "TCP")),
-			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
+			"0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		"host port on all addresses":  {[]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{pod("r", port("10.0.0.1", 80, "TCP"), on("a"))}, pod("p", port("0.0.0.0", 80, "")), "b"},
 		"host port, other address":    {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("10.0.0.1", 80, "TCP"), on("a"))}, pod("p", port("10.0.0.2", 80, "TCP")), "a"},
 		"host port, other protocol":   {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("", 80, "TCP"), on("a"))}, pod("p", port("", 80, "UDP")), "a"},
 		"container port is no matter": {[]*corev1.Node{node("a")}, []*corev1.Pod{pod("r", port("", 0, "TCP"), on("a"))}, pod("p", port("", 0, "TCP")), "a"},
 		"reasons are counted and sorted": {[]*corev1.Node{node("a", cordoned), node("b", taint("k", "", corev1.TaintEffectNoSchedule)), node("c", allocatable("cpu=1")), node("d", taint("k", "", corev1.TaintEffectNoSchedule))},
 			[]*corev1.Pod{pod("r", requests("cpu=1"), on("c"))}, pod("p", requests("cpu=1")),
-			"0/4 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s). preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling."},
+			"0/4 nodes are available: 1 Insufficient cpu, 1 node(s) were unschedulable, 2 node(s) had untolerated taint(s). no new claims to deallocate, preemption: 0/4 nodes are available: 1 No preemption victims found for incoming pod, 3 Preemption is not helpful for scheduling."},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nodes, why, _ := build(c.nodes, c.running).schedule(c.pod, 1)
@@ -331,8 +362,8 @@ func TestScores(t *testing.T) {
 		"the emptier node":                {[]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{pod("r", requests("cpu=1 memory=1Gi"), on("a"))}, pod("p", requests("cpu=1 memory=1Gi")), 1, map[string]int{"b": 1}},
 		"the larger node":                 {[]*corev1.Node{node("a"), node("b", large)}, nil, pod("p", requests("cpu=1 memory=1Gi")), 1, map[string]int{"b": 1}},
 		"pods without requests count too": {[]*corev1.Node{node("a"), node("b")}, []*corev1.Pod{pod("r", on("a"))}, pod("p"), 1, map[string]int{"b": 1}},
-		"the balanced node": {[]*corev1.Node{node("a"), node("b")},
-			[]*corev1.Pod{pod("x", requests("cpu=3 memory=1Gi"), on("a")), pod("y", requests("cpu=2 memory=3Gi"), on("b"))}, pod("p", requests("cpu=500m memory=1Gi")), 1, map[string]int{"b": 1}},
+		"the node that it balances": {[]*corev1.Node{node("a"), node("b")},
+			[]*corev1.Pod{pod("x", requests("cpu=2 memory=2Gi"), on("a")), pod("y", requests("cpu=1 memory=4Gi"), on("b"))}, pod("p", requests("cpu=1 memory=0")), 1, map[string]int{"b": 1}},
 		"equal nodes take turns": {[]*corev1.Node{node("a"), node("b"), node("c")}, nil, pod("p", requests("cpu=100m")), 9, map[string]int{"a": 3, "b": 3, "c": 3}},
 		"as many as fit":         {[]*corev1.Node{node("a"), node("b", allocatable("cpu=2"))}, nil, pod("p", requests("cpu=1")), 9, map[string]int{"a": 4, "b": 2}},
 		"preferred affinity": {[]*corev1.Node{node("a", label("x", "1")), node("b", label("x", "2")), node("c", large)}, nil,
@@ -411,7 +442,7 @@ func TestSpreadConstraints(t *testing.T) {
 			for _, n := range nodes {
 				on[n]++
 			}
-			got, _, _ := strings.Cut(why, " preemption")
+			got, _, _ := strings.Cut(why, " no new claims")
 			if why == "" {
 				got = fmt.Sprint(on)
 			}
@@ -438,9 +469,9 @@ func TestColumnsCount(t *testing.T) {
 		do   func()
 		want string
 	}{
-		{func() { w.put(a, "n") }, ""},
+		{func() { w.columns.place(w.placedAt(a, "n", false)) }, ""},
 		{func() { w.setNode(node("n")) }, "n cpu=1000 pods=1 ports=1"},
-		{func() { w.put(b, "n") }, "n cpu=3000 pods=2 ports=1"},
+		{func() { w.columns.place(w.placedAt(b, "n", false)) }, "n cpu=3000 pods=2 ports=1"},
 		{func() { w.dropNode("n") }, ""},
 		{func() { w.setNode(node("m")) }, "m cpu=0 pods=0 ports=0"},
 		{func() { w.remove(a.UID) }, "m cpu=0 pods=0 ports=0"},
@@ -452,8 +483,13 @@ func TestColumnsCount(t *testing.T) {
 			t.Errorf("step %d: %s, want %s", i, got, step.want)
 		}
 	}
-	if len(w.placed)+len(w.byNode)+len(w.groups) > 0 {
-		t.Errorf("left behind: %v %v %v", w.placed, w.byNode, w.groups)
+	if len(w.placed)+len(w.byNode) > 0 {
+		t.Errorf("left behind: %v %v", w.placed, w.byNode)
+	}
+	for _, k := range w.kins {
+		if len(k.here.on) > 0 {
+			t.Errorf("%v is still counted", k.labels)
+		}
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // sacrifice is a node that can take a pod once some of lower priority are gone.
@@ -43,11 +42,10 @@ func budgets(list []*policyv1.PodDisruptionBudget) []budget {
 // How many nodes are compared at most, as upstream does: a tenth of all, but not fewer than a hundred.
 func enoughCandidates(nodes int) int { return max(100, nodes/10) }
 
-// preempt looks for the node where the least important pods would have to go for a pod of a class and a priority. Without one,
+// preempt looks for the node where the least important pods would have to go for a pod of a run and a priority. Without one,
 // reasons counts why the nodes do not help, in upstream's words.
-func (p *picker) preempt(c *class, priority int32, limits []budget) (found *sacrifice, reasons map[string]int) {
+func (p *picker) preempt(r *run, priority int32, limits []budget) (found *sacrifice, reasons map[string]int) {
 	n := p.columns
-	c.prepare(n)
 	reasons = map[string]int{}
 	candidates := 0
 	for k := range n.nodes {
@@ -55,14 +53,14 @@ func (p *picker) preempt(c *class, priority int32, limits []budget) (found *sacr
 		if n.nodes[i] == nil {
 			continue
 		}
-		if !p.helpful(c, i) {
-			reasons["Preemption is not helpful for scheduling"]++
+		if f := r.refused(n, i); f == nil || f.mends == nil || !f.mends(r, n, i) {
+			reasons[notHelpful]++
 			continue
 		}
-		s, why := p.sacrifice(c, priority, i, limits)
+		s, why := p.sacrifice(r, priority, i, limits)
 		if s == nil {
-			for _, r := range why {
-				reasons[r.text]++
+			for _, text := range why {
+				reasons[text]++
 			}
 			continue
 		}
@@ -76,15 +74,9 @@ func (p *picker) preempt(c *class, priority int32, limits []budget) (found *sacr
 	return found, reasons
 }
 
-// helpful tells whether a node that refuses a class might take it once other pods are gone.
-func (p *picker) helpful(c *class, i int32) bool {
-	f := c.refused(p.filters, p.columns, i)
-	return f > 0 && !slices.ContainsFunc(p.filters[f-1].explain(c, p.columns, i), func(r reason) bool { return r.lasting })
-}
-
-// sacrifice finds the pods of a node that would have to go, or why it does not help that any go. The columns are left as
-// they were. (Rules of spreading are held to the pods as they lie now: nobody goes only to even them out.)
-func (p *picker) sacrifice(c *class, priority int32, i int32, limits []budget) (*sacrifice, []reason) {
+// sacrifice finds the pods of a node that would have to go, or why it does not help that any go. Columns and run are left as
+// they were.
+func (p *picker) sacrifice(r *run, priority int32, i int32, limits []budget) (*sacrifice, []string) {
 	n := p.columns
 	var lower []*placed
 	for _, pod := range n.byNode[n.nodes[i].Name] {
@@ -93,16 +85,20 @@ func (p *picker) sacrifice(c *class, priority int32, i int32, limits []budget) (
 		}
 	}
 	if len(lower) == 0 {
-		return nil, []reason{{text: "No preemption victims found for incoming pod"}}
+		return nil, []string{"No preemption victims found for incoming pod"}
+	}
+	shift := func(pod *placed, sign int64) {
+		n.load(i, pod, sign)
+		r.shift(i, pod, sign, 0)
 	}
 	slices.SortFunc(lower, moreImportant)
 	for _, pod := range lower {
-		n.count(i, pod, -1)
+		shift(pod, -1)
 	}
-	if f := c.refused(p.filters, n, i); f != 0 {
-		why := p.filters[f-1].explain(c, n, i)
+	if f := r.refused(n, i); f != nil {
+		why := f.explain(r, n, i)
 		for _, pod := range lower {
-			n.count(i, pod, 1)
+			shift(pod, 1)
 		}
 		return nil, why
 	}
@@ -111,9 +107,9 @@ func (p *picker) sacrifice(c *class, priority int32, i int32, limits []budget) (
 	s := &sacrifice{slot: i}
 	keep := func(pods []*placed) (gone int) {
 		for _, pod := range pods {
-			n.count(i, pod, 1)
-			if c.refused(p.filters, n, i) != 0 {
-				n.count(i, pod, -1)
+			shift(pod, 1)
+			if r.refused(n, i) != nil {
+				shift(pod, -1)
 				s.victims = append(s.victims, pod)
 				gone++
 			}
@@ -123,7 +119,7 @@ func (p *picker) sacrifice(c *class, priority int32, i int32, limits []budget) (
 	s.violations = keep(protected)
 	keep(others)
 	for _, pod := range s.victims {
-		n.count(i, pod, 1)
+		shift(pod, 1)
 	}
 	slices.SortFunc(s.victims, moreImportant)
 	return s, nil
@@ -204,23 +200,7 @@ func (c *columns) nominate(e *entry, node string) {
 		delete(c.nominated, e.pod.UID)
 		return
 	}
-	c.nominated[e.pod.UID] = &placed{uid: e.pod.UID, node: node, class: e.class, priority: e.priority, pod: e.pod}
-}
-
-// reserve counts the nominated pods that a pod of a priority must leave room for, but for those excepted. The function returned takes them off again.
-func (c *columns) reserve(priority int32, except func(types.UID) bool) (release func()) {
-	var counted []*placed
-	for uid, p := range c.nominated {
-		if i, ok := c.slots[p.node]; ok && p.priority >= priority && !except(uid) {
-			c.count(i, p, 1)
-			counted = append(counted, p)
-		}
-	}
-	return func() {
-		for _, p := range counted {
-			c.count(c.slots[p.node], p, -1)
-		}
-	}
+	c.nominated[e.pod.UID] = &placed{uid: e.pod.UID, node: node, class: e.class, kin: e.kin, priority: e.priority, pod: e.pod}
 }
 
 // awaits tells whether a pod's victims are still on their way out.

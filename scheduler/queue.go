@@ -2,9 +2,11 @@ package scheduler
 
 import (
 	"container/heap"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -18,7 +20,8 @@ const (
 type entry struct {
 	pod      *corev1.Pod
 	class    *class
-	group    groupKey
+	kin      *kin
+	owner    *metav1.OwnerReference // its controller; nil for none
 	priority int32
 	arrival  uint64 // order of arrival, for pods of one priority
 
@@ -71,20 +74,21 @@ func (e *entry) again() time.Time {
 	return e.tried.Add(wait)
 }
 
-// put adds a pod, or takes in a newer state of it. classOf is asked only when the spec changed.
-func (q *queue) put(pod *corev1.Pod, classOf func(*corev1.Pod) *class) *entry {
+// put adds a pod, or takes in a newer state of it. read is asked for its class and kin only when they may have changed.
+func (q *queue) put(pod *corev1.Pod, read func(*corev1.Pod) (*class, *kin)) *entry {
 	e := q.entries[pod.UID]
 	isGated := len(pod.Spec.SchedulingGates) > 0
 	if e == nil {
 		q.arrivals++
 		e = &entry{arrival: q.arrivals, place: taken}
 		q.entries[pod.UID] = e
-	} else if e.pod.Generation == pod.Generation && isGated == (e.place == gated) {
+	} else if e.pod.Generation == pod.Generation && isGated == (e.place == gated) && maps.Equal(e.pod.Labels, pod.Labels) {
 		e.pod = pod
 		return e
 	}
 	q.leave(e)
-	e.pod, e.class, e.group = pod, classOf(pod), groupOf(pod)
+	e.pod, e.owner = pod, metav1.GetControllerOfNoCopy(pod)
+	e.class, e.kin = read(pod)
 	e.priority = 0
 	if pod.Spec.Priority != nil {
 		e.priority = *pod.Spec.Priority
@@ -160,7 +164,7 @@ func (q *queue) next() (at time.Time, ok bool) {
 	return q.waiting.list[0].again(), true
 }
 
-// park puts away a pod that no node takes, until wake finds a reason to try again.
+// park puts away a pod that no node takes, until something changes that may help it.
 func (q *queue) park(e *entry) {
 	if q.entries[e.pod.UID] == e && e.place == taken {
 		q.enter(e, parked)
@@ -178,25 +182,6 @@ func (q *queue) unpark(e *entry) {
 func (q *queue) retry(e *entry) {
 	if q.entries[e.pod.UID] == e && e.place == taken {
 		q.enter(e, waiting)
-	}
-}
-
-// change is what happened in the cluster that may let a parked pod fit.
-type change struct {
-	node  bool // a node is new or became better
-	room  bool // pods went away
-	added bool // pods got nodes: others may now be spread evenly
-}
-
-// wake lets parked pods that a change may help try again, once their back-off is over.
-func (q *queue) wake(c change) {
-	if c == (change{}) {
-		return
-	}
-	for _, e := range q.entries {
-		if e.place == parked && (c.node || c.room && e.refusal.mendable || c.added && len(e.class.rules) > 0) {
-			q.enter(e, waiting)
-		}
 	}
 }
 

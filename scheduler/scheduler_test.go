@@ -11,7 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -35,6 +37,17 @@ func newAPI() *api {
 		controllertest.Row[corev1.Pod, corev1.PodList]("", "v1", "pods", true),
 		controllertest.Row[corev1.Node, corev1.NodeList]("", "v1", "nodes", false),
 		controllertest.Row[corev1.Event, corev1.EventList]("", "v1", "events", true),
+		controllertest.Row[corev1.Namespace, corev1.NamespaceList]("", "v1", "namespaces", false),
+		controllertest.Row[corev1.Service, corev1.ServiceList]("", "v1", "services", true),
+		controllertest.Row[corev1.ReplicationController, corev1.ReplicationControllerList]("", "v1", "replicationcontrollers", true),
+		controllertest.Row[appsv1.ReplicaSet, appsv1.ReplicaSetList]("apps", "v1", "replicasets", true),
+		controllertest.Row[appsv1.StatefulSet, appsv1.StatefulSetList]("apps", "v1", "statefulsets", true),
+		controllertest.Row[corev1.PersistentVolume, corev1.PersistentVolumeList]("", "v1", "persistentvolumes", false),
+		controllertest.Row[corev1.PersistentVolumeClaim, corev1.PersistentVolumeClaimList]("", "v1", "persistentvolumeclaims", true),
+		controllertest.Row[storagev1.StorageClass, storagev1.StorageClassList]("storage.k8s.io", "v1", "storageclasses", false),
+		controllertest.Row[storagev1.CSINode, storagev1.CSINodeList]("storage.k8s.io", "v1", "csinodes", false),
+		controllertest.Row[storagev1.CSIDriver, storagev1.CSIDriverList]("storage.k8s.io", "v1", "csidrivers", false),
+		controllertest.Row[storagev1.CSIStorageCapacity, storagev1.CSIStorageCapacityList]("storage.k8s.io", "v1", "csistoragecapacities", true),
 	)}
 }
 
@@ -165,7 +178,7 @@ func TestPodWaitsForRoom(t *testing.T) {
 		a.expect(t, "first=a")
 		controllertest.Put(a.API, pod("second", requests("cpu=1")))
 		a.expect(t, "first=a second=-")
-		const why = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+		const why = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 		c := a.scheduled("second")
 		if c.Status != corev1.ConditionFalse || c.Reason != "Unschedulable" || c.Message != why || c.ObservedGeneration != 1 || !c.LastTransitionTime.Time.Equal(time.Now()) {
 			t.Errorf("condition: %+v", c)
