@@ -128,7 +128,8 @@ func (m *Mounter) follow(ctx context.Context, r *Request) error {
 		name = ephemeral.VolumeClaimName(pod, v)
 	}
 	fail := func(err error) error {
-		return fmt.Errorf("Unable to attach or mount volumes: unmounted volumes=[%s], unattached volumes=[], failed to process volumes=[%s]: "+ //nolint:staticcheck // upstream's words
+		//lint:ignore ST1005 users look for upstream's words
+		return fmt.Errorf("Unable to attach or mount volumes: unmounted volumes=[%s], unattached volumes=[], failed to process volumes=[%s]: "+
 			"error processing PVC %s/%s: %w", v.Name, v.Name, pod.Namespace, name, err)
 	}
 	claim, err := m.Objects.Claim(ctx, pod.Namespace, name)
