@@ -44,7 +44,7 @@ type turn struct {
 	ready chan struct{} // closed when it begins
 }
 
-// newTurns is for this machine: two of each processor's, as half of what a container's start takes is waiting.
+// newTurns is for this machine; docs/decisions/006-what-a-pod-start-costs.md has the figures.
 func newTurns() *turns { return &turns{most: max(4, 2*runtime.GOMAXPROCS(0))} }
 
 // take waits for a turn until ctx ends, which is the only error. done gives it back. waits is called once, with the reason,
