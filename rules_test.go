@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	"network":     {"client"},
 	"proxy":       {"client", "network"},
 	"dns":         {"client", "network"},
-	"ingress":     {"client"},
+	"ingress":     {"client", "kinds"},
 	"daemon":      {"*"},
 	"testcluster": {"*"},
 	"join":        {"auth", "client", "kinds"},
