@@ -23,8 +23,8 @@ func TestRestartOnConfigChange(t *testing.T) {
 		}
 		d.Spec.Template.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "files"}}}}
 		Put(api, d)
-		secret := func(name string) *corev1.Secret {
-			return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Data: map[string][]byte{"a": []byte("1")}}
+		secret := func(name, value string) *corev1.Secret {
+			return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name}, Data: map[string][]byte{"a": []byte(value)}}
 		}
 		started := ""
 		step := func(what string, restarts bool, do func()) {
@@ -37,9 +37,6 @@ func TestRestartOnConfigChange(t *testing.T) {
 			}
 			started = now
 		}
-		set := func(name, value string) {
-			Change(api, "ns", name, func(s *corev1.Secret) { s.Data = map[string][]byte{"a": []byte(value)} })
-		}
 
 		step("a config of a workload that does not ask", false, func() {
 			Put(api, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "env"}, Data: map[string]string{"a": "1"}})
@@ -47,18 +44,20 @@ func TestRestartOnConfigChange(t *testing.T) {
 		step("asking, while a secret is missing", false, func() {
 			Change(api, "ns", "web", func(d *appsv1.Deployment) { d.Annotations[RestartOnChange] = "true" })
 		})
-		step("the secret comes: this is what the pods wait for", false, func() { Put(api, secret("files")) })
+		step("the secret comes: this is what the pods wait for", false, func() { Put(api, secret("files", "1")) })
 		step("a label of a config", false, func() {
 			Change(api, "ns", "env", func(m *corev1.ConfigMap) { m.Labels = map[string]string{"x": "y"} })
 		})
 		step("a value in the environment", true, func() {
 			Change(api, "ns", "env", func(m *corev1.ConfigMap) { m.Data["a"] = "2" })
 		})
-		step("a file", true, func() { set("files", "2") })
-		step("an optional secret comes", true, func() { Put(api, secret("extra")) })
-		step("a secret that nobody reads", false, func() { Put(api, secret("other")) })
+		step("a file", true, func() {
+			Change(api, "ns", "files", func(s *corev1.Secret) { s.Data = map[string][]byte{"a": []byte("2")} })
+		})
+		step("an optional secret comes", true, func() { Put(api, secret("extra", "1")) })
+		step("a secret that nobody reads", false, func() { Put(api, secret("other", "1")) })
 		step("a secret goes", false, func() { Drop[*corev1.Secret](api, "ns", "files") })
-		step("and comes back as it was", false, func() { Put(api, secret("files")); set("files", "2") })
+		step("and comes back as it was", false, func() { Put(api, secret("files", "2")) })
 		if events := All[*corev1.Event](api); len(events) != 1 || events[0].Count != 3 {
 			t.Errorf("events %q, want one that counts 3", messages(api))
 		}
