@@ -151,7 +151,17 @@ func (s *Server) Run(ctx context.Context) error {
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	growStack(0)
 	s.handler(&request{s: s, w: w, r: r})
+}
+
+// growStack makes room for the calls of a write. HTTP/2 gives each request a goroutine, whose small stack would be copied
+// three times on the way, each time with more on it: copies of stacks were 5 % of the server's time.
+//
+//go:noinline
+func growStack(i int) byte {
+	var room [12 << 10]byte
+	return room[i]
 }
 
 // now is the present as objects store it: to the second, in UTC.
