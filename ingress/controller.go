@@ -129,12 +129,11 @@ func (c *Controller) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		snapshot := c.client.Snapshot()
-		stale := c.note(snapshot, events)
+		stale := c.note(events)
 		switch {
 		case expired:
 			start := time.Now()
-			if err := c.reconcile(ctx, snapshot); err != nil {
+			if err := c.reconcile(ctx, c.client.Snapshot()); err != nil {
 				return err
 			}
 			p.took(start)
@@ -146,8 +145,7 @@ func (c *Controller) follow(ctx context.Context) error {
 }
 
 // note says whether events may change what reconcile does.
-func (c *Controller) note(snapshot client.Snapshot, events []client.Event) (stale bool) {
-	nodes := false
+func (c *Controller) note(events []client.Event) (stale bool) {
 	for _, e := range events {
 		switch obj := e.Item.Object.(type) {
 		case *networkingv1.Ingress:
@@ -160,10 +158,22 @@ func (c *Controller) note(snapshot client.Snapshot, events []client.Event) (stal
 		case *corev1.Service:
 			stale = stale || c.services[nameOf(e.Item)]
 		case *corev1.Node:
-			nodes = true
+			stale = stale || addressesMoved(e)
 		}
 	}
-	return stale || nodes && !apiequality.Semantic.DeepEqual(addressesOf(client.List[*corev1.Node](c.client, snapshot, "", nil)), c.addresses)
+	return stale
+}
+
+// addressesMoved says whether what happened to a node changes its part of addressesOf.
+func addressesMoved(e client.Event) bool {
+	var was, now []*corev1.Node
+	if e.Prev != nil {
+		was = append(was, e.Prev.Object.(*corev1.Node))
+	}
+	if e.Type == client.Put {
+		now = append(now, e.Item.Object.(*corev1.Node))
+	}
+	return !apiequality.Semantic.DeepEqual(addressesOf(was), addressesOf(now))
 }
 
 // reconcile writes events about new faults, and the addresses into each status that lacks them.
