@@ -17,6 +17,8 @@ const (
 	chunkSize = 1 << 20
 	// pendingMax bounds what volatile records wait in memory for the next append.
 	pendingMax = 256 << 10
+	// batchMax is how many calls of Commit a batch waits for, as long as they come.
+	batchMax = 256
 	// reserveAhead is how many revisions volatile records may take before something must be written.
 	reserveAhead = 10_000
 )
@@ -134,8 +136,7 @@ func (l *Local) enqueue(r *request) bool {
 func (l *Local) commitWaiting() {
 	var taken []*request
 	for {
-		// Those who were just answered often write again at once: let them join this batch.
-		runtime.Gosched()
+		l.gather()
 		l.mu.Lock()
 		taken, l.waiting = l.waiting, taken[:0]
 		if len(taken) == 0 {
@@ -152,6 +153,18 @@ func (l *Local) commitWaiting() {
 			close(r.done)
 			taken[i] = nil
 		}
+	}
+}
+
+// gather lets others join the batch, as long as some do whenever the processor is left to them. A writer alone loses
+// nothing; of many who keep the processors busy, each would else have a sync of its own, a new tree, and watchers woken.
+func (l *Local) gather() {
+	for before, now := -1, 0; now > before && now < batchMax; {
+		runtime.Gosched()
+		before = now
+		l.mu.Lock()
+		now = len(l.waiting)
+		l.mu.Unlock()
 	}
 }
 

@@ -29,7 +29,7 @@ func FuzzBatch(f *testing.F) {
 	var p pending
 	p.add(someRecord())
 	p.add(&record{typ: store.Delete, revision: 8, created: 3, keyID: 9, key: storetest.Key(storetest.Resource, "a")})
-	f.Add(encodeBatch(batch{index: 5, group: 4, at: time.UnixMilli(1), reserved: 99}, p.count, p.chunks[0].records))
+	f.Add(encodeBatch(nil, batch{index: 5, group: 4, at: time.UnixMilli(1), reserved: 99}, p.count, p.chunks[0].records))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		bounded(t, data, func() {
 			_, _ = decodeEntry(data)
@@ -40,7 +40,7 @@ func FuzzBatch(f *testing.F) {
 				for _, r := range b.records {
 					p.add(&r)
 				}
-				if again, err := decodeBatch(encodeBatch(b, p.count, bytes.Join([][]byte{nil, joined(p)}, nil))); err != nil || len(again.records) != len(b.records) {
+				if again, err := decodeBatch(encodeBatch(nil, b, p.count, bytes.Join([][]byte{nil, joined(p)}, nil))); err != nil || len(again.records) != len(b.records) {
 					t.Errorf("%v after encoding again", err)
 				}
 			}

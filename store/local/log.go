@@ -21,6 +21,8 @@ type walLog struct {
 	written int64
 	// reserved is that of the newest entry: the revision up to which may be published.
 	reserved int64
+	// entry is the memory of an append's first entry, which the library copies.
+	entry []byte
 }
 
 // openLog reads the entries from an index on and opens the log for more.
@@ -57,7 +59,8 @@ func (w *walLog) append(p *pending, revision, reserved int64, now time.Time) err
 	bytes := 0
 	for i, c := range chunks {
 		head.index = head.group + uint64(i)
-		data := encodeBatch(head, c.count, c.records)
+		data := encodeBatch(w.entry, head, c.count, c.records)
+		w.entry = nil
 		entries[i] = &raft.Log{Index: head.index, Data: data}
 		bytes += len(data)
 	}
@@ -66,10 +69,11 @@ func (w *walLog) append(p *pending, revision, reserved int64, now time.Time) err
 	}
 	w.last, w.reserved = head.index, reserved
 	w.written += int64(bytes)
-	// Keep one chunk's memory, unless it grew large.
+	// Keep one chunk's memory and its entry's, unless it grew large.
 	first := chunks[0]
 	*p = pending{chunks: p.chunks[:0]}
 	if cap(first.records) <= 2*chunkSize {
+		w.entry = entries[0].Data
 		*p = pending{chunks: []chunk{{records: first.records[:0]}}}
 	}
 	return nil

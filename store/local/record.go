@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/crc32"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/kebernetes/kebernetes/store"
@@ -71,10 +72,9 @@ func appendText[T string | []byte](b []byte, s T) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// encodeBatch makes a log entry of records that are encoded already.
-func encodeBatch(h batch, count int, records []byte) []byte {
-	b := make([]byte, 0, len(records)+64)
-	b = append(b, batchVersion)
+// encodeBatch makes a log entry of records that are encoded already, in the memory of b if it is large enough.
+func encodeBatch(b []byte, h batch, count int, records []byte) []byte {
+	b = append(slices.Grow(b[:0], len(records)+64), batchVersion)
 	b = binary.AppendUvarint(b, h.index)
 	b = binary.AppendUvarint(b, h.group)
 	b = binary.AppendUvarint(b, uint64(h.at.UnixMilli()))
