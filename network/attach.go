@@ -45,6 +45,9 @@ func (n *Network) Attach(ctx context.Context, a Attachment) (*Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := n.guard(ctx, s); err != nil {
+		return nil, errors.Join(err, n.Detach(ctx, a))
+	}
 	if err := n.link(s, link); err != nil {
 		return nil, errors.Join(fmt.Errorf("link sandbox %s: %w", a.ContainerID, err), n.Detach(ctx, a))
 	}

@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -33,6 +35,9 @@ type Options struct {
 	ServiceCIDRs []netip.Prefix
 	// LocalAddresses are put on the bridge besides the gateways: addresses that the node itself serves, as the cluster DNS.
 	LocalAddresses []netip.Addr
+	// Guard, when set, is called before a pod gets its addresses, and again for the pods that Run finds; the pod gets them only once
+	// it has returned nil. It is how network policies are in force before a pod can send or be sent anything.
+	Guard func(ctx context.Context, namespace, name string, addrs []netip.Addr) error
 	// Bridge is the bridge's name; "" means DefaultBridge.
 	Bridge string
 	// Dir holds one small file per linked sandbox. It is made when missing.
@@ -118,7 +123,30 @@ func (n *Network) Run(ctx context.Context) error {
 		return err
 	}
 	close(n.ready)
+	var guards sync.WaitGroup
+	defer guards.Wait()
+	guards.Go(func() { n.guardKept(ctx) })
 	return n.serve(ctx)
+}
+
+// guardKept has the pods that an earlier run linked guarded anew: the API may not know all their addresses yet.
+func (n *Network) guardKept(ctx context.Context) {
+	n.mu.Lock()
+	kept := slices.Collect(maps.Values(n.sandboxes))
+	n.mu.Unlock()
+	for _, s := range kept {
+		if err := n.guard(ctx, s); err != nil && ctx.Err() == nil {
+			n.logger.Info("the pod of a link is not guarded; it is gone, or its rules are as the API has them", "link", s.Link, "error", err)
+		}
+	}
+}
+
+// guard calls Guard for the pod of a sandbox, if it has one.
+func (n *Network) guard(ctx context.Context, s *sandbox) error {
+	if n.opts.Guard == nil || s.PodName == "" {
+		return nil
+	}
+	return n.opts.Guard(ctx, s.PodNamespace, s.PodName, s.Addresses)
 }
 
 // setUp brings the node to its wanted state, whatever it was in.
