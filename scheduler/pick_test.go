@@ -501,36 +501,105 @@ func cluster(n int) *world {
 	return build(nodes, nil)
 }
 
-// BenchmarkPick places pods in runs of 256, one by one, one by one with an affinity that is new each time, and in runs with a
-// hard rule to spread them over zones.
+// BenchmarkPick places pods on 5,000 nodes: in runs of 256 as they come from a workload, in runs of one, and with each kind of
+// rule. Every 20,000 pods the cluster starts anew.
 func BenchmarkPick(b *testing.B) {
-	for _, nodes := range []int{1000, 5000} {
-		for _, kind := range []string{"run", "single", "affinity", "spread"} {
-			b.Run(fmt.Sprintf("%s/%d", kind, nodes), func(b *testing.B) {
-				w := cluster(nodes)
-				size := 1
-				if kind == "run" || kind == "spread" {
-					size = 256
+	const zone, host = corev1.LabelTopologyZone, corev1.LabelHostname
+	web := labelled("web")
+	for _, kind := range []struct {
+		name string
+		size int
+		like func(i int) func(*corev1.Pod)
+	}{
+		{"basic", 256, nil},
+		{"basic, one by one", 1, nil},
+		{"node affinity new each time, one by one", 1, func(i int) func(*corev1.Pod) {
+			return requires(expression(zone, corev1.NodeSelectorOpIn, "1", fmt.Sprint("other-", i)))
+		}},
+		{"default spread", 256, func(int) func(*corev1.Pod) { return owned("rs") }},
+		{"default spread, one by one", 1, func(int) func(*corev1.Pod) { return owned("rs") }},
+		{"hard spread over zones", 256, func(int) func(*corev1.Pod) { return spreads(zone, 1, corev1.DoNotSchedule) }},
+		{"required affinity", 256, func(int) func(*corev1.Pod) { return both(web, beside(0, about("web", zone))) }},
+		{"required affinity, one by one", 1, func(int) func(*corev1.Pod) { return both(web, beside(0, about("web", zone))) }},
+		{"required anti-affinity", 256, func(i int) func(*corev1.Pod) {
+			app := fmt.Sprint("web-", i/1024) // 4 runs each
+			return both(labelled(app), awayFrom(0, about(app, host)))
+		}},
+		{"required anti-affinity, one by one", 1, func(i int) func(*corev1.Pod) {
+			app := fmt.Sprint("web-", i/1024)
+			return both(labelled(app), awayFrom(0, about(app, host)))
+		}},
+		{"preferred affinity", 256, func(int) func(*corev1.Pod) { return both(web, beside(5, about("web", host))) }},
+		{"preferred anti-affinity", 256, func(int) func(*corev1.Pod) { return both(web, awayFrom(5, about("web", host))) }},
+	} {
+		b.Run(kind.name, func(b *testing.B) {
+			b.ReportAllocs()
+			w := cluster(5000)
+			for i := 0; i < b.N; i += kind.size {
+				p := pod(fmt.Sprint("p", i, "-"), requests("cpu=100m memory=50Mi"))
+				if kind.like != nil {
+					kind.like(i)(p)
 				}
-				for i := 0; i < b.N; i += size {
-					p := pod("p", requests("cpu=100m memory=50Mi"), owned("rs"))
-					if kind == "spread" {
-						spreads(corev1.LabelTopologyZone, 1, corev1.DoNotSchedule)(p)
-					}
-					if kind == "affinity" {
-						requires(expression(corev1.LabelTopologyZone, corev1.NodeSelectorOpIn, "1", fmt.Sprint("other-", i)))(p)
-					}
-					if got, why, _ := w.schedule(p, min(size, b.N-i)); len(got) == 0 {
-						b.Fatal(why)
-					}
-					if len(w.placed) > nodes*50 {
-						b.StopTimer()
-						w = cluster(nodes)
-						b.StartTimer()
-					}
+				if got, why, _ := w.schedule(p, min(kind.size, b.N-i)); len(got) == 0 {
+					b.Fatal(why)
 				}
-				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
-			})
+				if len(w.placed) > 20_000 {
+					b.StopTimer()
+					w = cluster(5000)
+					b.StartTimer()
+				}
+			}
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
+		})
+	}
+}
+
+func both(f, g func(*corev1.Pod)) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		f(p)
+		g(p)
+	}
+}
+
+// BenchmarkPickVolumes places pods with a claim each, bound to a volume of one node, on 5,000 nodes.
+func BenchmarkPickVolumes(b *testing.B) {
+	w := cluster(5000)
+	for i := range b.N {
+		has(volume(fmt.Sprint("v", i), "1Gi", onlyOn(fmt.Sprint("node-", i%5000)), csi("d")))(w)
+		has(claim(fmt.Sprint("c", i), "here", boundTo(fmt.Sprint("v", i))))(w)
+	}
+	b.ResetTimer()
+	for i := range b.N {
+		p := pod(fmt.Sprint("p", i, "-"), requests("cpu=100m memory=50Mi"), uses(fmt.Sprint("c", i)))
+		if got, why, _ := w.schedule(p, 1); len(got) == 0 {
+			b.Fatal(why)
 		}
 	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
+}
+
+// BenchmarkPreempt makes way for pods on 5,000 nodes that four less important pods fill each.
+func BenchmarkPreempt(b *testing.B) {
+	var full *world
+	fill := func() {
+		full = cluster(5000)
+		for i := range 4 * 5000 {
+			p := pod(fmt.Sprint("low", i), requests("cpu=8 memory=8Gi"))
+			full.columns.place(full.placedAt(p, fmt.Sprint("node-", i%5000), false))
+		}
+	}
+	fill()
+	b.ResetTimer()
+	for i := 0; i < b.N; i += 256 {
+		p := pod(fmt.Sprint("high", i, "-"), requests("cpu=16 memory=8Gi"), priority(10))
+		if _, why, victims := full.schedule(p, min(256, b.N-i)); len(victims) == 0 {
+			b.Fatal(why)
+		}
+		if i > 4000 && i%4096 == 0 {
+			b.StopTimer()
+			fill()
+			b.StartTimer()
+		}
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
 }
