@@ -70,6 +70,8 @@ type Options struct {
 	Volumes Volumes
 	// Plugins mount volumes from outside of the node.
 	Plugins []volume.Plugin
+	// VolumesInUse, when set, names the attached volumes that the plugins hold here, which may not be detached.
+	VolumesInUse func() ([]corev1.UniqueVolumeName, error)
 	// CgroupRoot is the control group of all pods; default "/kubepods".
 	CgroupRoot string
 
@@ -204,7 +206,7 @@ func leastOOM() int64 {
 func (a *Agent) describe() {
 	k := &node.Keeper{
 		Client: a.Client, Runtime: a.Runtime, Logger: a.Logger, Name: a.NodeName, IPs: a.NodeIPs, Hostname: a.NodeName,
-		Labels: a.NodeLabels, Taints: a.NodeTaints, Dir: a.Dir, Port: a.Port,
+		Labels: a.NodeLabels, Taints: a.NodeTaints, Dir: a.Dir, Port: a.Port, VolumesInUse: a.VolumesInUse,
 		Event: func(n *corev1.Node, eventType, reason, message string) {
 			a.Recorder.EventAt(n, "", eventType, reason, "%s", message)
 		},

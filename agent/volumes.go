@@ -205,14 +205,16 @@ func (w *worker) refresh(ctx context.Context) {
 		return
 	}
 	pod := w.podWithIPs()
+	var live []*corev1.Volume
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; volume.Live(v) || !w.mounts[v.Name].Refresh.IsZero() {
+			live = append(live, v)
+		}
+	}
 	w.do(ctx, lifecycle.KeyVolumes, func(ctx context.Context) func() {
 		fresh := map[string]volume.Mounted{}
 		failed := false
-		for i := range pod.Spec.Volumes {
-			v := &pod.Spec.Volumes[i]
-			if !volume.Live(v) {
-				continue
-			}
+		for _, v := range live {
 			m, err := w.a.Volumes.Mount(ctx, pod, v)
 			if err != nil {
 				if ctx.Err() == nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/kebernetes/kebernetes/network/routes"
 	"github.com/kebernetes/kebernetes/proxy"
 	"github.com/kebernetes/kebernetes/tunnel"
+	"github.com/kebernetes/kebernetes/volume"
 )
 
 // nodes finds the kubelet API of each node: in this process, or behind the connection that the node's agent keeps. Safe for
@@ -101,7 +102,7 @@ func (m machine) runtime() (parts []Component, endpoint string) {
 	return []Component{runtime}, runtime.Endpoint()
 }
 
-// parts returns the node's API and its parts, in the order in which they start: network, services, names, ingress, agent.
+// parts returns the node's API and its parts, in the order in which they start: network, services, names, ingress, volumes, agent.
 func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Component, error) {
 	c := m.config
 	runtime, err := cri.Connect(ctx, endpoint)
@@ -146,6 +147,10 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	if err != nil {
 		return nil, nil, err
 	}
+	drivers, err := m.volumeDrivers()
+	if err != nil {
+		return nil, nil, err
+	}
 	kubelet, err := agent.New(agent.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		Recorder: client.NewRecorder(m.agent, "kubelet", m.log).OnHost(c.NodeName), Logger: m.log,
@@ -154,6 +159,7 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 		CgroupRoot:   "/" + cgroupRoot(c.DataDir) + "/kubepods",
 		ClusterDNS:   []string{c.DNSAddress().String()}, ClusterDomain: c.ClusterDomain,
 		Withdraw: withdraw(rules, front), Version: config.KubernetesVersion,
+		Plugins: []volume.Plugin{drivers}, VolumesInUse: drivers.InUse,
 	})
 	if err != nil {
 		return nil, nil, err
@@ -161,7 +167,7 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	api := nodeapi.New(nodeapi.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
 	})
-	return api, []Component{links, ways, rules, names, front, kubelet}, nil
+	return withRelay(api, drivers), []Component{links, ways, rules, names, front, drivers, kubelet}, nil
 }
 
 // podCIDRs waits until the node has its range of pod addresses, and returns it.

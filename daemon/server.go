@@ -222,7 +222,7 @@ func (s *System) addAPI() error {
 func (s *System) bootstrap() []kinds.Object {
 	objects := auth.BootstrapObjects()
 	if !s.config.APIOnly {
-		objects = append(append(objects, s.dnsService()), slices.Concat(restartRole(), addressRole(), nodeRoles())...)
+		objects = append(append(objects, s.dnsService(), localClass()), slices.Concat(restartRole(), addressRole(), provisionerRole(), nodeRoles())...)
 		if ingressOn(s.config) {
 			objects = append(objects, ingressRole()...)
 		}
@@ -345,6 +345,7 @@ func (s *System) addControllers() error {
 	loops = append(loops, services.Controllers(env, s.nodePorts())...)
 	loops = append(loops, scaling.Controllers(env)...)
 	loops = append(loops, storage.Controllers(env)...)
+	loops = append(loops, storage.DriverControllers(env, s.driver)...)
 	restartKey, err := s.authority.Derive(workloads.ConfigHash)
 	if err != nil {
 		return err

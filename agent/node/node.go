@@ -54,6 +54,8 @@ type Keeper struct {
 	Info                  corev1.NodeSystemInfo
 	// Port of the node's HTTP API.
 	Port int32
+	// VolumesInUse, when set, names the attached volumes that may not be detached.
+	VolumesInUse func() ([]corev1.UniqueVolumeName, error)
 	// Recorder of events about the node.
 	Event func(node *corev1.Node, eventType, reason, message string)
 
@@ -222,6 +224,13 @@ func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) c
 	}
 	st.NodeInfo = k.Info
 	st.DaemonEndpoints.KubeletEndpoint.Port = k.Port
+	if k.VolumesInUse != nil {
+		if volumes, err := k.VolumesInUse(); err != nil {
+			k.Logger.Warn("volumes in use are not reported", "node", k.Name, "err", err)
+		} else {
+			st.VolumesInUse = volumes
+		}
+	}
 	runtimeErr := ""
 	s, err := k.runtimeStatus(ctx, now)
 	if err != nil {
