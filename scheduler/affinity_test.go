@@ -4,12 +4,9 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/kebernetes/kebernetes/controller/controllertest"
 )
 
 func labelled(app string) func(*corev1.Pod) {
@@ -157,47 +154,6 @@ func TestDefaultSpreading(t *testing.T) {
 			if got := fmt.Sprint(on); got != c.want {
 				t.Errorf("got %s %s, want %s", got, why, c.want)
 			}
-		})
-	}
-}
-
-// A pod that waits for others is woken by those that it waits for, and by no others.
-func TestWhatWakesAPodThatMindsOthers(t *testing.T) {
-	const host = corev1.LabelHostname
-	for name, c := range map[string]struct {
-		pod    *corev1.Pod
-		change func(a *api)
-		want   bool
-	}{
-		"one that it wants beside it": {pod("p", beside(0, about("db", host))), func(a *api) { controllertest.Put(a.API, pod("s", labelled("db"), on("a"))) }, true},
-		"one that it does not want":   {pod("p", beside(0, about("db", host))), func(a *api) { controllertest.Put(a.API, pod("s", labelled("x"), on("a"))) }, false},
-		"one that stood in its way":   {pod("p", awayFrom(0, about("web", host))), func(a *api) { controllertest.Drop[*corev1.Pod](a.API, "default", "r") }, true},
-		"one that kept it away":       {pod("p", labelled("hated")), func(a *api) { controllertest.Drop[*corev1.Pod](a.API, "default", "r") }, true},
-		"a label that changes": {pod("p", awayFrom(0, about("web", host))), func(a *api) {
-			controllertest.Change(a.API, "default", "r", labelled("else"))
-		}, true},
-		"a namespace's label": {pod("p", beside(0, about("web", host, func(t *corev1.PodAffinityTerm) {
-			t.NamespaceSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"team": "x"}}
-		}))), func(a *api) {
-			controllertest.Put(a.API, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Labels: map[string]string{"team": "x"}}})
-		}, true},
-		"a node's label": {pod("p", awayFrom(0, about("web", host))), func(a *api) {
-			controllertest.Change(a.API, "", "a", func(n *corev1.Node) { n.Labels = nil })
-		}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			play(t, func(t *testing.T, a *api) {
-				controllertest.Put(a.API, node("a"))
-				controllertest.Put(a.API, pod("r", labelled("web"), on("a"), awayFrom(0, about("hated", host))))
-				controllertest.Put(a.API, c.pod)
-				a.expect(t, "p=- r=a")
-				a.Writes()
-				c.change(a)
-				time.Sleep(mostBackoff)
-				if got := strings.Contains(a.where(), "p=a"); got != c.want || !got && len(a.Writes()) > 0 {
-					t.Errorf("%s: %v", a.where(), a.scheduled("p"))
-				}
-			})
 		})
 	}
 }
