@@ -151,7 +151,9 @@ func (s *Server) Run(ctx context.Context) error {
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	growStack(0)
+	if r.Method != http.MethodGet { // a watch would hold the room for as long as it lasts
+		growStack(0)
+	}
 	s.handler(&request{s: s, w: w, r: r})
 }
 

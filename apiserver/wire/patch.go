@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,6 +94,13 @@ var limitCopies = sync.OnceFunc(func() { jsonpatch.AccumulatedCopySizeLimit = ma
 // maxNested bounds levels of nesting times bytes: the library holds a copy of the rest at each level that a patch leads through.
 const maxNested = 128 << 20
 
+func tooDeep(levels int, current, patch []byte) error {
+	if levels*(len(current)+len(patch)) > maxNested {
+		return apierrors.NewRequestEntityTooLargeError("the JSON patch is nested too deeply for its size")
+	}
+	return nil
+}
+
 // deepest is how many levels the operations of a patch lead through at most.
 func deepest(ops []jsonPatchOp) (levels int) {
 	for _, op := range ops {
@@ -135,8 +141,8 @@ func (p *Patch) applyOperations(current []byte) (patched []byte, strict []error,
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(
 			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxOperations, len(ops)))
 	}
-	if deepest(ops)*(len(current)+len(p.Data)) > maxNested {
-		return nil, nil, apierrors.NewRequestEntityTooLargeError("the JSON patch is nested too deeply for its size")
+	if err := tooDeep(deepest(ops), current, p.Data); err != nil {
+		return nil, nil, err
 	}
 	limitCopies()
 	decoded, err := jsonpatch.DecodePatch(p.Data)
@@ -157,62 +163,13 @@ func (p *Patch) applyMerge(current []byte) (patched []byte, strict []error, err 
 	if strict, err = kjson.UnmarshalStrict(p.Data, &m); err != nil {
 		return nil, nil, apierrors.NewBadRequest(fmt.Sprintf("error decoding patch: %v", err))
 	}
-	doc, err := members(current)
-	if err != nil {
+	if err := tooDeep(depth(m), current, p.Data); err != nil {
 		return nil, nil, err
 	}
-	changes, err := members(p.Data)
-	if err != nil || changes == nil {
-		return nil, nil, apierrors.NewBadRequest("Invalid JSON Patch")
+	if patched, err = jsonpatch.MergePatch(current, p.Data); err != nil {
+		return nil, nil, apierrors.NewBadRequest(err.Error())
 	}
-	mergeMembers(doc, changes)
-	patched, err = json.Marshal(doc)
-	return patched, strict, err
-}
-
-// members decodes a JSON object with its numbers as they are written.
-func members(data []byte) (m map[string]any, err error) {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	err = d.Decode(&m)
-	return m, err
-}
-
-// mergeMembers merges a JSON merge patch (RFC 7386) into doc. The library's way holds a copy of the rest at each level of nesting.
-func mergeMembers(doc, changes map[string]any) {
-	for name, change := range changes {
-		if change == nil {
-			delete(doc, name)
-			continue
-		}
-		within, isObject := doc[name].(map[string]any)
-		if more, ok := change.(map[string]any); ok && isObject {
-			mergeMembers(within, more)
-			continue
-		}
-		if !isObject {
-			pruneNulls(change)
-		}
-		doc[name] = change
-	}
-}
-
-// pruneNulls takes the members that are null out of all objects of a value that is new.
-func pruneNulls(value any) {
-	switch v := value.(type) {
-	case map[string]any:
-		for name, member := range v {
-			if member == nil {
-				delete(v, name)
-				continue
-			}
-			pruneNulls(member)
-		}
-	case []any:
-		for _, element := range v {
-			pruneNulls(element)
-		}
-	}
+	return patched, strict, nil
 }
 
 // decodePatched decodes a patched object. What does not fit is the patch's fault.
