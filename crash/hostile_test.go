@@ -20,7 +20,7 @@ import (
 )
 
 // memoryBound is the most that a server may hold, whatever clients send.
-const memoryBound = 300 << 20
+const memoryBound = 350 << 20
 
 const (
 	quotas      = "/api/v1/namespaces/default/resourcequotas"
