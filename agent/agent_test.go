@@ -24,7 +24,9 @@ import (
 func TestPodRuns(t *testing.T) {
 	simulated(t, fake.Options{}, nil, func(t *testing.T, c *cluster, r *fake.Runtime) {
 		p := pod("web", "run")
-		p.Spec.Containers = append(p.Spec.Containers, container("side", "run"))
+		side := container("side", "run")
+		side.Image = "registry.invalid/side:1" // of the same image, either container may be the one that pulls
+		p.Spec.Containers = append(p.Spec.Containers, side)
 		c.create(p)
 		c.want("web", "Running ready main:running*0 side:running*0")
 		got := c.pod("web")
