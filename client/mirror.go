@@ -31,6 +31,8 @@ import (
 type MirrorSpec struct {
 	Resource      schema.GroupResource
 	FieldSelector string
+	// Strip, when set, takes from each object what the copy need not hold, before anybody sees it.
+	Strip func(obj Object)
 }
 
 // mirror is the copy of one resource, kept fresh by one watch. Writes wait until it shows them, so that whoever wrote
@@ -39,6 +41,7 @@ type mirror struct {
 	remote   *Remote
 	kind     *kinds.Kind
 	selector fields.Selector
+	strip    func(obj Object)
 	// synced is closed once the present state was read for the first time.
 	synced chan struct{}
 
@@ -60,7 +63,7 @@ const mirrorWait = 15 * time.Second
 
 func newMirror(r *Remote, spec MirrorSpec) *mirror {
 	m := &mirror{
-		remote: r, kind: r.o.Table.Resource(spec.Resource), selector: fields.ParseSelectorOrDie(spec.FieldSelector), synced: make(chan struct{}),
+		remote: r, kind: r.o.Table.Resource(spec.Resource), selector: fields.ParseSelectorOrDie(spec.FieldSelector), strip: spec.Strip, synced: make(chan struct{}),
 	}
 	if m.kind == nil {
 		panic(fmt.Sprintf("client: no kind of resource %s to mirror", spec.Resource))
@@ -122,6 +125,9 @@ func (m *mirror) follow(ctx context.Context) (got bool, err error) {
 		typ, obj, err := r.event(buf)
 		if err != nil {
 			return got, err
+		}
+		if m.strip != nil && typ != "BOOKMARK" {
+			m.strip(obj)
 		}
 		key := store.Key{Resource: m.resource(), Namespace: obj.GetNamespace(), Name: obj.GetName()}
 		switch {

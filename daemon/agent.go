@@ -21,6 +21,7 @@ import (
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/join"
 	"github.com/kebernetes/kebernetes/kinds/builtin"
+	"github.com/kebernetes/kebernetes/network/policy"
 	"github.com/kebernetes/kebernetes/tunnel"
 )
 
@@ -104,17 +105,24 @@ func agentParts(ctx context.Context, c config.Config, identity *join.Identity, l
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	dialed := &connections{open: map[net.Conn]struct{}{}}
-	remote := client.NewRemote(client.RemoteOptions{
-		Server: identity.Server, TLS: identity.TLS(), Dial: dialed.dial, Agent: "kubelet", Table: builtin.Table(), Logger: log,
-		Mirror: []client.MirrorSpec{
-			{Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=" + identity.Node},
-			{Resource: schema.GroupResource{Resource: "nodes"}},
-			{Resource: schema.GroupResource{Resource: "services"}},
-			{Resource: schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}},
-		},
-	})
+	connect := func(mirror ...client.MirrorSpec) *client.Remote {
+		return client.NewRemote(client.RemoteOptions{
+			Server: identity.Server, TLS: identity.TLS(), Dial: dialed.dial, Agent: "kubelet", Table: builtin.Table(), Logger: log, Mirror: mirror,
+		})
+	}
+	remote := connect(
+		client.MirrorSpec{Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=" + identity.Node},
+		client.MirrorSpec{Resource: schema.GroupResource{Resource: "nodes"}},
+		client.MirrorSpec{Resource: schema.GroupResource{Resource: "services"}},
+		client.MirrorSpec{Resource: schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}},
+	)
+	everywhere := connect(
+		client.MirrorSpec{Resource: schema.GroupResource{Resource: "pods"}, Strip: policy.Strip},
+		client.MirrorSpec{Resource: schema.GroupResource{Resource: "namespaces"}},
+		client.MirrorSpec{Resource: schema.GroupResource{Group: "networking.k8s.io", Resource: "networkpolicies"}},
+	)
 	own := client.New(remote, remote.Table())
-	m := machine{config: c, log: log, registry: registry, agent: own, proxy: own, dns: own, ingress: own}
+	m := machine{config: c, log: log, registry: registry, agent: own, proxy: own, dns: own, ingress: own, policy: client.New(everywhere, everywhere.Table())}
 	parts, endpoint := m.runtime()
 	api, rest, err := m.parts(ctx, endpoint)
 	if err != nil {
@@ -123,6 +131,7 @@ func agentParts(ctx context.Context, c config.Config, identity *join.Identity, l
 	parts = append(parts,
 		tunnel.NewAgent(identity.Server, identity.TLS(), api, log),
 		&mirrored{Remote: remote, server: identity.Server, log: log, synced: make(chan struct{})},
+		&mirrored{Remote: everywhere, server: identity.Server, log: log, synced: make(chan struct{})},
 		&join.Renewer{Identity: identity, Renewed: dialed.end, Logger: log},
 	)
 	return append(append(parts, rest...), trimmer{log}), nil

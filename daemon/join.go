@@ -45,6 +45,9 @@ func nodeRoles() []kinds.Object {
 			rbacv1.PolicyRule{Verbs: []string{"post"}, NonResourceURLs: []string{join.Path}},
 			rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: []string{tunnel.Path}},
 			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: []string{"nodes", "services"}},
+			// Network policies name pods of all nodes by their labels.
+			rbacv1.PolicyRule{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"namespaces", "pods"}},
+			rbacv1.PolicyRule{Verbs: []string{"list", "watch"}, APIGroups: []string{"networking.k8s.io"}, Resources: []string{"networkpolicies"}},
 			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}},
 		)...)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/kebernetes/kebernetes/cri"
 	"github.com/kebernetes/kebernetes/dns"
 	"github.com/kebernetes/kebernetes/network"
+	"github.com/kebernetes/kebernetes/network/policy"
 	"github.com/kebernetes/kebernetes/network/routes"
 	"github.com/kebernetes/kebernetes/proxy"
 	"github.com/kebernetes/kebernetes/tunnel"
@@ -73,6 +74,7 @@ func (s *System) addNode(ctx context.Context) error {
 	m := machine{
 		config: s.config, log: s.log, registry: s.registry,
 		agent: s.As(user), proxy: s.As(component("kube-proxy")), dns: s.As(component("kube-dns")), ingress: s.As(auth.Controller(ingressIdentity)),
+		policy: s.As(component("keb-policy")),
 	}
 	runtime, endpoint := m.runtime()
 	s.components = append(s.components, runtime...)
@@ -89,8 +91,9 @@ type machine struct {
 	config   config.Config
 	log      *slog.Logger
 	registry *prometheus.Registry
-	// agent, proxy, dns and ingress are who these parts act as.
-	agent, proxy, dns, ingress *client.Client
+	// agent, proxy, dns, ingress and policy are who these parts act as. policy sees all pods, of which other machines' copies hold
+	// only what policies depend on.
+	agent, proxy, dns, ingress, policy *client.Client
 }
 
 // runtime returns the bundled container runtime, unless another one is configured, and where it answers.
@@ -110,10 +113,17 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 		return nil, nil, err
 	}
 	pods, serviceRange := netip.MustParsePrefix(c.ClusterCIDR), netip.MustParsePrefix(c.ServiceCIDR)
+	policies, err := policy.New(policy.Options{
+		Client: m.policy, NodeName: c.NodeName, ClusterCIDRs: []netip.Prefix{pods}, Logger: m.log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
 	links, err := network.New(network.Options{
 		PodCIDRs:       func(ctx context.Context) ([]netip.Prefix, error) { return podCIDRs(ctx, m.agent, c.NodeName) },
 		ServiceCIDRs:   []netip.Prefix{serviceRange},
 		LocalAddresses: []netip.Addr{c.DNSAddress()},
+		Guard:          policies.Guard,
 		Dir:            filepath.Join(c.DataDir, "network"),
 		Socket:         filepath.Join(c.DataDir, "run", "cni.sock"),
 		ConfDir:        filepath.Join(c.DataDir, "cni"),
@@ -167,7 +177,7 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	api := nodeapi.New(nodeapi.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
 	})
-	return withRelay(api, drivers), []Component{links, ways, rules, names, front, drivers, kubelet}, nil
+	return withRelay(api, drivers), []Component{policies, links, ways, rules, names, front, drivers, kubelet}, nil
 }
 
 // podCIDRs waits until the node has its range of pod addresses, and returns it.
@@ -199,6 +209,7 @@ func podCIDRs(ctx context.Context, c *client.Client, node string) ([]netip.Prefi
 func resetNetwork(dataDir string) error {
 	return errors.Join(
 		proxy.Reset(proxy.Options{}),
+		policy.Reset(policy.Options{}),
 		routes.Reset(routes.Options{}),
 		network.Reset(network.Options{Dir: filepath.Join(dataDir, "network"), ConfDir: filepath.Join(dataDir, "cni")}),
 	)

@@ -9,6 +9,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kebernetes/kebernetes/client"
 )
 
 // pod is what policies depend on of a pod.
@@ -50,6 +52,29 @@ func newPod(p *corev1.Pod, node string) *pod {
 				}
 				out.ports = append(out.ports, podPort{port.Name, protocol, port.ContainerPort})
 			}
+		}
+	}
+	return out
+}
+
+// Strip takes from a pod, for a copy that only policies read, all that they do not depend on. Other objects stay as they are.
+func Strip(obj client.Object) {
+	p, ok := obj.(*corev1.Pod)
+	if !ok {
+		return
+	}
+	p.ManagedFields, p.Annotations, p.OwnerReferences = nil, nil, nil
+	p.Spec = corev1.PodSpec{NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork,
+		InitContainers: stripContainers(p.Spec.InitContainers), Containers: stripContainers(p.Spec.Containers)}
+	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIPs: p.Status.PodIPs}
+}
+
+// stripContainers keeps the ports that have names.
+func stripContainers(list []corev1.Container) []corev1.Container {
+	var out []corev1.Container
+	for _, c := range list {
+		if slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name != "" }) {
+			out = append(out, corev1.Container{Name: c.Name, Ports: c.Ports})
 		}
 	}
 	return out
