@@ -25,12 +25,16 @@ type kernel struct {
 	// The connection lasts: to close one makes the kernel wait until all that transactions removed is freed.
 	conn   *nftables.Conn
 	socket *netlink.Conn // of conn
-	room   int           // elements that socket's buffers hold
+	sends  int           // bytes that socket's buffers have room for
+	takes  int
 }
 
 const (
 	// chunk is how many elements go into one message: its length has 16 bits, and an element takes 130 bytes at most.
 	chunk = 400
+	// messageSize is more than a message takes without its elements, a rule of several lookups included; answerSize is more
+	// memory than the kernel counts for an answer.
+	messageSize, answerSize = 1 << 10, 1 << 10
 	// kernelTime bounds a transaction; a hundred thousand elements take a second.
 	kernelTime = time.Minute
 )
@@ -67,12 +71,12 @@ const (
 // reg0 is the first of the kernel's registers of four bytes; a field of a key takes as many as it needs.
 const reg0 = unix.NFT_REG32_00
 
-// connect returns a connection with room for a transaction of so many elements: the kernel takes a transaction only as one
-// datagram, and answers each message of it.
-func (k *kernel) connect(elements int) (*nftables.Conn, error) {
+// connect returns a connection with room for a transaction of so many elements and messages: the kernel takes a transaction only as
+// one datagram, and answers each message of it.
+func (k *kernel) connect(elements, messages int) (*nftables.Conn, error) {
 	if k.conn == nil {
 		conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(k.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
-			k.socket, k.room = c, 0
+			k.socket, k.sends, k.takes = c, 0, 0
 			return nil
 		}))
 		if err != nil {
@@ -80,9 +84,10 @@ func (k *kernel) connect(elements int) (*nftables.Conn, error) {
 		}
 		k.conn = conn
 	}
-	if k.room == 0 || elements > k.room {
-		k.room = max(elements, 2*chunk)
-		if err := errors.Join(k.socket.SetWriteBuffer(1<<18+k.room*256), k.socket.SetReadBuffer(1<<18+k.room*16)); err != nil {
+	sends, takes := 1<<19+elements*160+messages*messageSize, 1<<18+messages*answerSize
+	if sends > k.sends || takes > k.takes {
+		k.sends, k.takes = max(sends, k.sends), max(takes, k.takes)
+		if err := errors.Join(k.socket.SetWriteBuffer(k.sends), k.socket.SetReadBuffer(k.takes)); err != nil {
 			return nil, fmt.Errorf("make room for nftables: %w", err)
 		}
 	}
@@ -102,7 +107,8 @@ func (k *kernel) close() {
 
 // load replaces whatever the table holds, in one transaction.
 func (k *kernel) load(c *changes) error {
-	conn, err := k.connect(c.size() + 64)
+	elements, messages := c.size()
+	conn, err := k.connect(elements, messages+64)
 	if err != nil {
 		return err
 	}
@@ -165,7 +171,7 @@ func (k *kernel) apply(c *changes) error {
 
 // remove deletes the table, if there is one.
 func (k *kernel) remove() error {
-	conn, err := k.connect(0)
+	conn, err := k.connect(0, 0)
 	if err != nil {
 		return err
 	}

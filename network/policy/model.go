@@ -341,19 +341,20 @@ func (c *changes) empty() bool {
 	return len(c.newSets)+len(c.oldSets)+len(c.newElements)+len(c.oldElements)+len(c.newChains)+len(c.oldChains)+len(c.newEnds)+len(c.oldEnds) == 0
 }
 
-// size is about how many elements a transaction with the changes has.
-func (c *changes) size() int {
-	n := 2*len(c.newEnds) + 2*len(c.oldEnds) + len(c.newSets) + len(c.oldSets)
-	for _, e := range c.newElements {
-		n += len(e)
-	}
-	for _, e := range c.oldElements {
-		n += len(e)
+// size is at most how many elements and messages a transaction with the changes has, both families counted.
+func (c *changes) size() (elements, messages int) {
+	elements = 6 * (len(c.newEnds) + len(c.oldEnds))
+	messages = 12 + 4*len(c.newSets) + 2*len(c.oldSets) + len(c.oldChains)
+	for _, list := range []map[string][]element{c.newElements, c.oldElements} {
+		for _, e := range list {
+			elements += 4 * len(e)
+			messages += 2
+		}
 	}
 	for _, chain := range c.newChains {
-		n += 8 * (len(chain.rules) + 1) // a rule takes as much room as several elements
+		messages += 2 + 2*len(chain.rules)
 	}
-	return n
+	return elements, messages + elements/chunk
 }
 
 // changes compares what a batch touched with what is there now.
