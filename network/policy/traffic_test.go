@@ -164,6 +164,15 @@ func (w *world) report(pods ...*place) {
 	}
 }
 
+// relabel replaces the pod's labels, given as names and values.
+func (p *place) relabel(words ...string) {
+	p.Pod = p.DeepCopy()
+	p.Labels = map[string]string{}
+	for i := 0; i < len(words); i += 2 {
+		p.Labels[words[i]] = words[i+1]
+	}
+}
+
 // settle brings both nodes to the present state, whatever they were told of it.
 func (w *world) settle() {
 	w.t.Helper()
@@ -371,15 +380,15 @@ func TestChanges(t *testing.T) {
 
 	w.policies(`shop/p: {podSelector: {matchLabels: {app: b}}, ingress: [{from: [{podSelector: {matchLabels: {role: friend}}}]}]}`)
 	reach("no friend", a, toB, false)
-	a.Labels = map[string]string{"app": "a", "role": "friend"}
+	a.relabel("app", "a", "role", "friend")
 	w.report(a)
 	w.settle()
 	reach("a friend", a, toB, true)
-	a.Labels = map[string]string{"app": "a"}
+	a.relabel("app", "a")
 	w.report(a)
 	w.settle()
 	reach("no friend any more", a, toB, false)
-	b.Labels = map[string]string{"app": "c"}
+	b.relabel("app", "c")
 	w.report(b)
 	w.settle()
 	reach("isolated no longer", a, toB, true)
