@@ -45,6 +45,9 @@ type Config struct {
 	ServiceCIDR string `json:"serviceCIDR,omitempty"`
 	// ClusterDomain is the DNS suffix of the cluster. Default cluster.local.
 	ClusterDomain string `json:"clusterDomain,omitempty"`
+	// DNSForward maps domains to the name servers, as IP or IP:PORT, that this node asks for names in them; the longest domain
+	// wins. Default: none, so that all names outside of the cluster go to the servers of /etc/resolv.conf.
+	DNSForward map[string][]string `json:"dnsForward,omitempty"`
 	// NoAgent runs API, controllers and scheduler without a node on this machine; it needs no privileges. Default false.
 	NoAgent bool `json:"noAgent,omitempty"`
 	// APIOnly runs the API alone: no controllers, no scheduler, no node. It needs no privileges. Default false.
@@ -204,6 +207,7 @@ func (c Config) Validate() error {
 	if msgs := validation.IsDNS1123Subdomain(c.ClusterDomain); len(msgs) > 0 {
 		bad("clusterDomain", "%q is no domain: %s", c.ClusterDomain, msgs[0])
 	}
+	c.validateForward(bad)
 	if c.RuntimeEndpoint != "" && !strings.HasPrefix(c.RuntimeEndpoint, "unix:///") {
 		bad("runtimeEndpoint", "%q is no unix socket; want unix:///PATH", c.RuntimeEndpoint)
 	}
@@ -224,6 +228,38 @@ func (c Config) Validate() error {
 		bad("dataDir", "%v", err)
 	}
 	return errors.Join(faults...)
+}
+
+func (c Config) validateForward(bad func(field, format string, args ...any)) {
+	for domain, servers := range c.DNSForward {
+		field := fmt.Sprintf("dnsForward[%s]", domain)
+		if msgs := validation.IsDNS1123Subdomain(domain); len(msgs) > 0 {
+			bad(field, "no domain: %s", msgs[0])
+		}
+		if domain == c.ClusterDomain || strings.HasSuffix(domain, "."+c.ClusterDomain) {
+			bad(field, "lies in clusterDomain %s, whose names the cluster itself answers", c.ClusterDomain)
+		}
+		if len(servers) == 0 {
+			bad(field, "names no server; want addresses like 10.0.0.2 or 10.0.0.2:5353")
+		}
+		for _, s := range servers {
+			if _, err := nameServer(s); err != nil {
+				bad(field, "%v", err)
+			}
+		}
+	}
+}
+
+// nameServer parses a server of DNSForward: an address, of port 53 unless it names another.
+func nameServer(s string) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(addr, 53), nil
+	}
+	at, err := netip.ParseAddrPort(s)
+	if err != nil || at.Port() == 0 {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address; want one like 10.0.0.2 or 10.0.0.2:5353", s)
+	}
+	return at, nil
 }
 
 // prefix parses an address range that has at most the given prefix length.
@@ -251,6 +287,19 @@ func (c Config) DNSAddress() netip.Addr {
 		addr = addr.Next()
 	}
 	return addr
+}
+
+// NameServers is DNSForward of a valid configuration.
+func (c Config) NameServers() map[string][]netip.AddrPort {
+	out := map[string][]netip.AddrPort{}
+	for domain, servers := range c.DNSForward {
+		for _, s := range servers {
+			if at, err := nameServer(s); err == nil {
+				out[domain] = append(out[domain], at)
+			}
+		}
+	}
+	return out
 }
 
 // APIServiceAddress is the address of the Service default/kubernetes: the first of the service range.

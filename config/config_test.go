@@ -51,6 +51,11 @@ func TestValidateNamesTheField(t *testing.T) {
 		{func(c *Config) { c.ServiceCIDR = "10.42.128.0/20" }, "overlaps"},
 		{func(c *Config) { c.ServiceCIDR = "all" }, "serviceCIDR"},
 		{func(c *Config) { c.RuntimeEndpoint = "tcp://x" }, "runtimeEndpoint"},
+		{func(c *Config) { c.DNSForward = map[string][]string{"corp_x": {"10.0.0.2"}} }, "dnsForward[corp_x]"},
+		{func(c *Config) { c.DNSForward = map[string][]string{"svc.cluster.local": {"10.0.0.2"}} }, "clusterDomain"},
+		{func(c *Config) { c.DNSForward = map[string][]string{"corp": {}} }, "names no server"},
+		{func(c *Config) { c.DNSForward = map[string][]string{"corp": {"10.0.0.2", "ns.corp:53"}} }, `"ns.corp:53" is no address`},
+		{func(c *Config) { c.DNSForward = map[string][]string{"corp": {"10.0.0.2:0"}} }, `"10.0.0.2:0" is no address`},
 		{func(c *Config) { c.Store = "paper" }, "store"},
 		{func(c *Config) { c.LogLevel = "loud" }, "logLevel"},
 	} {

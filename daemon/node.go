@@ -148,7 +148,7 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	}
 	names, err := dns.New(dns.Options{
 		Client: m.dns, Listen: netip.AddrPortFrom(c.DNSAddress(), 53), Domain: c.ClusterDomain,
-		Ranges: []netip.Prefix{pods, serviceRange}, Logger: m.log,
+		Ranges: []netip.Prefix{pods, serviceRange}, Forward: c.NameServers(), Logger: m.log,
 	})
 	if err != nil {
 		return nil, nil, err

@@ -58,7 +58,9 @@ type Options struct {
 	Ranges []netip.Prefix
 	// ResolvConf names the upstream name servers; "" means /etc/resolv.conf.
 	ResolvConf string
-	Logger     *slog.Logger
+	// Forward are other upstream name servers, by the domains whose names they are asked for; the longest domain wins.
+	Forward map[string][]netip.AddrPort
+	Logger  *slog.Logger
 }
 
 // Stats counts what a server did since its start.
@@ -98,7 +100,10 @@ func New(opts Options) (*Server, error) {
 		return nil, fmt.Errorf("cluster domain %q: not a domain name", opts.Domain)
 	}
 	s := &Server{opts: opts, logger: opts.Logger, zone: z, waiting: make(chan struct{}, maxWaiting)}
-	s.upstream = newUpstream(opts.ResolvConf, func(a netip.Addr) bool { return a == opts.Listen.Addr() })
+	var err error
+	if s.upstream, err = newUpstream(opts.ResolvConf, opts.Forward, func(a netip.Addr) bool { return a == opts.Listen.Addr() }); err != nil {
+		return nil, err
+	}
 	if err := s.listen(); err != nil {
 		s.close()
 		return nil, fmt.Errorf("listen for DNS at %s: %w", opts.Listen, err)

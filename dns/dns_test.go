@@ -443,9 +443,49 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// TestForward asks for names in certain domains elsewhere.
+func TestForward(t *testing.T) {
+	says := func(text string) string {
+		return serveUpstream(t, func(w miekg.ResponseWriter, q *miekg.Msg) {
+			m := new(miekg.Msg).SetReply(q)
+			m.Answer = []miekg.RR{&miekg.TXT{Hdr: miekg.RR_Header{Name: q.Question[0].Name, Rrtype: miekg.TypeTXT, Class: miekg.ClassINET, Ttl: 5}, Txt: []string{text}}}
+			w.WriteMsg(m)
+		})
+	}
+	at := func(text string) []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort(says(text))} }
+	u, err := newUpstream("", map[string][]netip.AddrPort{"Example": at("short"), "deep.example": at("long"), "168.192.in-addr.arpa": at("reverse")}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.set(says("node"))
+	for name, want := range map[string]string{
+		"example": "short", "a.eXample": "short", "xdeep.example": "short", "deep.example": "long", "a.b.deep.example": "long",
+		"1.0.168.192.in-addr.arpa": "reverse", "example.org": "node", "badexample": "node",
+	} {
+		wire, _ := wireName(name)
+		var q query
+		if err := q.parse(queryFor(wire, miekg.TypeTXT)); err != nil {
+			t.Fatal(err)
+		}
+		m, err := u.exchange(t.Context(), &q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := m.Answer[0].(*miekg.TXT).Txt[0]; got != want {
+			t.Errorf("%s: asked %s, want %s", name, got, want)
+		}
+	}
+	if _, err := newUpstream("", map[string][]netip.AddrPort{"a..b": nil}, nil); err == nil {
+		t.Error("took a domain that is none")
+	}
+}
+
 func TestResolvConf(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "resolv.conf")
-	u := newUpstream(file, func(a netip.Addr) bool { return a == netip.MustParseAddr("10.43.0.10") })
+	u, err := newUpstream(file, nil, func(a netip.Addr) bool { return a == netip.MustParseAddr("10.43.0.10") })
+	if err != nil {
+		t.Fatal(err)
+	}
 	if _, err := u.current(); err == nil {
 		t.Error("read a file that is not there")
 	}

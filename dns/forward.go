@@ -29,7 +29,8 @@ var errNoUpstream = errors.New("no upstream name server")
 
 // upstream asks the node's own name servers. Safe for concurrent use.
 type upstream struct {
-	file   string // resolv.conf
+	file   string              // resolv.conf
+	byName map[string][]string // servers of their own, by domains on the wire, in lower case
 	self   func(netip.Addr) bool
 	cache  cache
 	flight singleflight.Group
@@ -41,8 +42,18 @@ type upstream struct {
 	mtime   time.Time
 }
 
-func newUpstream(file string, self func(netip.Addr) bool) *upstream {
-	return &upstream{file: file, self: self, cache: cache{answers: map[cacheKey]*cached{}}, slots: make(chan struct{}, maxForwards)}
+func newUpstream(file string, forward map[string][]netip.AddrPort, self func(netip.Addr) bool) (*upstream, error) {
+	u := &upstream{file: file, self: self, byName: map[string][]string{}, cache: cache{answers: map[cacheKey]*cached{}}, slots: make(chan struct{}, maxForwards)}
+	for domain, servers := range forward {
+		wire, ok := wireName(domain)
+		if !ok {
+			return nil, fmt.Errorf("forward %q: not a domain name", domain)
+		}
+		for _, at := range servers {
+			u.byName[wire] = append(u.byName[wire], at.String())
+		}
+	}
+	return u, nil
 }
 
 // resolve returns the upstream answer to a query. Queries for the same at once are asked once.
@@ -86,7 +97,7 @@ func (u *upstream) exchange(ctx context.Context, q *query) (*miekg.Msg, error) {
 	question := &miekg.Msg{Question: []miekg.Question{{Name: name, Qtype: q.qtype, Qclass: miekg.ClassINET}}}
 	question.RecursionDesired, question.CheckingDisabled = true, q.flags&flagCheckingDisabled != 0
 	question.SetEdns0(maxUDP, q.do)
-	servers, err := u.current()
+	servers, err := u.serversFor(q)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +130,19 @@ func (u *upstream) exchange(ctx context.Context, q *query) (*miekg.Msg, error) {
 	return nil, err
 }
 
-// current returns the upstream servers, reading resolv.conf again after it changed. We ourselves are none of them.
+// serversFor returns the servers to ask: those of the longest domain that the name is in, else the node's own.
+func (u *upstream) serversFor(q *query) ([]string, error) {
+	if len(u.byName) > 0 {
+		for _, at := range q.labels[:q.labelNum] {
+			if servers := u.byName[string(q.name[at:q.nameLen])]; servers != nil {
+				return servers, nil
+			}
+		}
+	}
+	return u.current()
+}
+
+// current returns the node's own upstream servers, reading resolv.conf again after it changed. We ourselves are none of them.
 func (u *upstream) current() ([]string, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
