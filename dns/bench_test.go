@@ -8,10 +8,12 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	miekg "github.com/miekg/dns"
+	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,79 +70,134 @@ func BenchmarkRespond(b *testing.B) {
 	}
 }
 
-// BenchmarkUDP asks over loopback sockets, beside a server that sends every packet back: what a machine can do at most. Clients and
-// server share the processors.
+// BenchmarkUDP asks over loopback sockets, beside servers that send every packet back: one packet at a time, as most servers do, and in
+// batches, what a machine can do at most. Clients and server share the processors.
 func BenchmarkUDP(b *testing.B) {
 	_, c := benchCluster(10000)
 	s := start(b, c, exampleOrg)
-	s.ask(b, "udp", "www.example.org.", miekg.TypeA)
-	b.Run("echo", func(b *testing.B) {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	for _, q := range benchQueries {
+		s.ask(b, "udp", q.name, q.qtype) // from now on it is in the cache
+	}
+	echoed := pack(b, miekg.TypeA, "s00042.default.svc.cluster.local.")
+	b.Run("echo", func(b *testing.B) { flood(b, echo(b, 1), echoed) })
+	b.Run("echo-batches", func(b *testing.B) { flood(b, echo(b, udpBatch), echoed) })
+	for _, q := range benchQueries {
+		b.Run(q.what, func(b *testing.B) { flood(b, s.Addr(), pack(b, q.qtype, q.name)) })
+	}
+	// What a resolver in a pod asks for www.example.org: the search list comes first, as the name has fewer than five dots.
+	const name = "www.example.org."
+	b.Run("search-list", func(b *testing.B) {
+		flood(b, s.Addr(), pack(b, miekg.TypeA, name+"default.svc.cluster.local.", name+"svc.cluster.local.", name+"cluster.local.", name))
+	})
+}
+
+// pack makes the packets of one question for each of the names.
+func pack(b *testing.B, qtype uint16, names ...string) [][]byte {
+	var out [][]byte
+	for _, name := range names {
+		packet, err := new(miekg.Msg).SetQuestion(name, qtype).Pack()
 		if err != nil {
 			b.Fatal(err)
 		}
-		defer conn.Close()
+		out = append(out, packet)
+	}
+	return out
+}
+
+// echo starts a server that sends back what it gets, so many packets at a time, over as many sockets as ours has.
+func echo(b *testing.B, batch int) netip.AddrPort {
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })
+	}}
+	at := netip.MustParseAddrPort("127.0.0.1:0")
+	for range min(runtime.GOMAXPROCS(0), maxSockets) {
+		packets, err := config.ListenPacket(b.Context(), "udp", at.String())
+		if err != nil {
+			b.Fatal(err)
+		}
+		conn := packets.(*net.UDPConn)
+		b.Cleanup(func() { conn.Close() })
 		if err := conn.SetReadBuffer(udpBuffer); err != nil {
 			b.Fatal(err)
 		}
-		for range runtime.GOMAXPROCS(0) {
-			go func() {
-				buf := make([]byte, 1500)
-				for {
+		at = conn.LocalAddr().(*net.UDPAddr).AddrPort()
+		go func() {
+			messages, many := messagesOf(batch), ipv4.NewPacketConn(conn)
+			buf := messages[0].Buffers[0]
+			for {
+				if batch == 1 {
 					n, from, err := conn.ReadFromUDPAddrPort(buf)
 					if err != nil {
 						return
 					}
 					conn.WriteToUDPAddrPort(buf[:n], from)
+					continue
 				}
-			}()
-		}
-		flood(b, conn.LocalAddr().String(), "s00042.default.svc.cluster.local.", miekg.TypeA)
-	})
-	for _, q := range benchQueries {
-		b.Run(q.what, func(b *testing.B) { flood(b, s.Addr().String(), q.name, q.qtype) })
+				n, err := many.ReadBatch(messages, 0)
+				if err != nil {
+					return
+				}
+				for i := range messages[:n] {
+					messages[i].Buffers[0] = messages[i].Buffers[0][:messages[i].N]
+				}
+				for left := messages[:n]; len(left) > 0; {
+					sent, _ := many.WriteBatch(left, 0)
+					left = left[max(sent, 1):]
+				}
+				for i := range messages[:n] {
+					messages[i].Buffers[0] = messages[i].Buffers[0][:maxQuery]
+				}
+			}
+		}()
 	}
+	return at
 }
 
-// flood keeps 16 queries under way on each of 8 sockets.
-func flood(b *testing.B, address, name string, qtype uint16) {
-	packet, err := new(miekg.Msg).SetQuestion(name, qtype).Pack()
-	if err != nil {
-		b.Fatal(err)
+func messagesOf(n int) []ipv4.Message {
+	out := make([]ipv4.Message, n)
+	for i := range out {
+		out[i].Buffers = [][]byte{make([]byte, maxQuery)}
 	}
+	return out
+}
+
+// flood sends packets by turns from each of 8 sockets, 16 at a time, and then waits for the answers.
+func flood(b *testing.B, address netip.AddrPort, packets [][]byte) {
+	const sockets, burst = 8, 16
 	var left atomic.Int64
 	left.Store(int64(b.N))
 	var clients sync.WaitGroup
+	b.ReportAllocs()
 	start, used := time.Now(), processorTime(b)
-	for range 8 {
+	for range sockets {
 		clients.Go(func() {
-			conn, err := net.Dial("udp", address)
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(address))
 			if err != nil {
 				b.Error(err)
 				return
 			}
 			defer conn.Close()
 			conn.SetDeadline(time.Now().Add(time.Minute))
-			buf := make([]byte, 1500)
-			inFlight := 0
-			for left.Add(-1) >= 0 {
-				if _, err := conn.Write(packet); err != nil {
-					b.Error(err)
-					return
-				}
-				if inFlight++; inFlight < 16 {
-					continue
-				}
-				if _, err := conn.Read(buf); err != nil {
-					b.Error(err)
-					return
-				}
-				inFlight--
+			many, in, out := ipv4.NewPacketConn(conn), messagesOf(burst), make([]ipv4.Message, burst)
+			for i := range out {
+				out[i].Buffers = [][]byte{packets[i%len(packets)]}
 			}
-			for range inFlight {
-				if _, err := conn.Read(buf); err != nil {
-					b.Error(err)
-					return
+			for left.Add(-burst) > -burst {
+				for sent := 0; sent < burst; {
+					n, err := many.WriteBatch(out[sent:], 0)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					sent += n
+				}
+				for got := 0; got < burst; {
+					n, err := many.ReadBatch(in, 0)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					got += n
 				}
 			}
 		})

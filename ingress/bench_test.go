@@ -3,10 +3,15 @@ package ingress
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strconv"
 	"strings"
 	"syscall"
@@ -54,43 +59,69 @@ func BenchmarkCompile(b *testing.B) {
 	}
 }
 
-// BenchmarkRequests sends requests for 1 kB over kept connections on loopback: to the ingress in front of four endpoints, and to
-// one of these endpoints, a bare net/http server, itself: what a machine can do at most. Clients, endpoints and ingress share the
-// processors.
+// BenchmarkRequests sends requests for 1 kB over 64 kept connections on loopback to the ingress in front of four endpoints. Beside it stand
+// one of these endpoints, a bare net/http server: what a machine can do at most, and net/http/httputil's reverse proxy as it comes.
+// Clients, endpoints and ingress share the processors.
 func BenchmarkRequests(b *testing.B) {
 	m := newMemory()
 	m.load(b, strings.TrimSpace(class))
 	m.ingress(b, "a", "a.example", "web", "")
 	body := bytes.Repeat([]byte("x"), 1024)
+	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(body) })
 	var pods []string
 	for range 4 {
-		pods = append(pods, endpointOf(b, func(w http.ResponseWriter, _ *http.Request) { w.Write(body) }))
+		pods = append(pods, endpointOf(b, answer))
 	}
 	m.service("web", "", pods...)
 	_, plain, encrypted := start(b, m)
-	b.Run("bare", func(b *testing.B) { hammer(b, pods[0]) })
-	b.Run("ingress", func(b *testing.B) { hammer(b, plain) })
-	b.Run("ingress-tls-h2", func(b *testing.B) {
-		defer perRequest(b)()
-		c := browser(b, encrypted)
-		b.SetParallelism(32)
-		b.ReportAllocs()
-		b.RunParallel(func(p *testing.PB) {
-			for p.Next() {
-				resp, err := c.Get("https://a.example/")
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
+	forward := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: pods[0]})
+			r.SetXForwarded()
+		},
+		Transport: &http.Transport{MaxIdleConnsPerHost: 512},
+	}
+	b.Run("http/bare", func(b *testing.B) { hammer(b, pods[0], false) })
+	b.Run("http/httputil", func(b *testing.B) { hammer(b, endpointOf(b, forward.ServeHTTP), false) })
+	b.Run("http/ingress", func(b *testing.B) { hammer(b, plain, false) })
+	b.Run("https/bare", func(b *testing.B) { hammer(b, encryptedEndpoint(b, answer), true) })
+	b.Run("https/httputil", func(b *testing.B) { hammer(b, encryptedEndpoint(b, forward), true) })
+	b.Run("https/ingress", func(b *testing.B) { hammer(b, encrypted, true) })
+	b.Run("http2/bare", func(b *testing.B) { browse(b, encryptedEndpoint(b, answer)) })
+	b.Run("http2/httputil", func(b *testing.B) { browse(b, encryptedEndpoint(b, forward)) })
+	b.Run("http2/ingress", func(b *testing.B) { browse(b, encrypted) })
+}
+
+func encryptedEndpoint(b *testing.B, handler http.Handler) string {
+	s := httptest.NewUnstartedServer(handler)
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	s.StartTLS()
+	b.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+// browse asks one server with net/http's client, over HTTP/2.
+func browse(b *testing.B, at string) {
+	c := browser(b, at)
+	defer perRequest(b)()
+	b.SetParallelism(32)
+	b.ReportAllocs()
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			resp, err := c.Get("https://a.example/")
+			if err != nil {
+				b.Error(err)
+				return
 			}
-		})
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
 	})
 }
 
 // hammer asks one server over as many connections as there are goroutines, with a client that costs next to nothing.
-func hammer(b *testing.B, at string) {
+func hammer(b *testing.B, at string, encrypted bool) {
 	defer perRequest(b)()
 	b.SetParallelism(32)
 	b.ReportAllocs()
@@ -101,6 +132,9 @@ func hammer(b *testing.B, at string) {
 			return
 		}
 		defer conn.Close()
+		if encrypted {
+			conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, ServerName: "a.example", NextProtos: []string{"http/1.1"}})
+		}
 		r := bufio.NewReader(conn)
 		for p.Next() {
 			io.WriteString(conn, "GET /index.html HTTP/1.1\r\nHost: a.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")

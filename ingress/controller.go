@@ -113,7 +113,7 @@ func (c *Controller) makeClass(ctx context.Context) error {
 // follow keeps status and events true until ctx ends, events are gone or a write fails.
 func (c *Controller) follow(ctx context.Context) error {
 	snapshot := c.client.Snapshot()
-	f, err := openFeed(c.client, snapshot.Revision(), client.ResourceOf[*networkingv1.Ingress](c.client),
+	f, err := client.OpenFeed(c.client, snapshot.Revision(), client.ResourceOf[*networkingv1.Ingress](c.client),
 		client.ResourceOf[*networkingv1.IngressClass](c.client), client.ResourceOf[*corev1.Service](c.client),
 		client.ResourceOf[*corev1.Secret](c.client), client.ResourceOf[*corev1.Node](c.client))
 	if err != nil {
@@ -125,7 +125,7 @@ func (c *Controller) follow(ctx context.Context) error {
 	var p pace
 	var due <-chan time.Time
 	for {
-		events, expired, err := f.next(ctx, due)
+		events, expired, err := await(ctx, f, due)
 		if err != nil {
 			return err
 		}
@@ -221,11 +221,13 @@ func (c *Controller) report(snapshot client.Snapshot, faults []fault) {
 	c.reported = now
 }
 
-// addressesOf are the addresses that clients reach the ingress at.
+// addressesOf are the addresses that clients reach the ingress at: those of the nodes that serve it.
 func addressesOf(nodes []*corev1.Node) []networkingv1.IngressLoadBalancerIngress {
 	var addrs []netip.Addr
 	for _, n := range nodes {
-		addrs = append(addrs, kinds.BalancerAddresses(n)...)
+		if kinds.ServesIngress(n) {
+			addrs = append(addrs, kinds.BalancerAddresses(n)...)
+		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	out := make([]networkingv1.IngressLoadBalancerIngress, 0, len(addrs))

@@ -2,8 +2,6 @@ package ingress
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"time"
 
@@ -20,53 +18,21 @@ const (
 	compileRest  = 500 * time.Millisecond
 )
 
-// feed hands over the events of up to five resources.
-type feed struct{ watches [5]*client.Watch }
-
-func openFeed(c *client.Client, after int64, resources ...string) (*feed, error) {
-	f := &feed{}
-	for i, resource := range resources {
-		var err error
-		if f.watches[i], err = c.Watch(resource, after); err != nil {
-			return nil, fmt.Errorf("watch %s: %w", resource, err)
-		}
-	}
-	return f, nil
-}
-
-// next waits until there are events, or until something comes from due, and returns what there is.
-func (f *feed) next(ctx context.Context, due <-chan time.Time) (events []client.Event, expired bool, err error) {
-	pending := func(i int) <-chan struct{} {
-		if f.watches[i] == nil {
-			return nil
-		}
-		return f.watches[i].Pending()
-	}
+// await waits until there are events, or until something comes from due, and returns what there is.
+func await(ctx context.Context, f *client.Feed, due <-chan time.Time) (events []client.Event, expired bool, err error) {
 	select {
 	case <-ctx.Done():
 		return nil, false, ctx.Err()
 	case <-due:
 		expired = true
-	case <-pending(0):
-	case <-pending(1):
-	case <-pending(2):
-	case <-pending(3):
-	case <-pending(4):
+	case <-f.Pending(0):
+	case <-f.Pending(1):
+	case <-f.Pending(2):
+	case <-f.Pending(3):
+	case <-f.Pending(4):
 	}
-	// A context that is done makes Next return at once.
-	now, cancel := context.WithCancel(ctx)
-	cancel()
-	for _, w := range f.watches {
-		if w == nil {
-			continue
-		}
-		more, _, err := w.Next(now)
-		if err != nil && !errors.Is(err, context.Canceled) {
-			return nil, false, err
-		}
-		events = append(events, more...)
-	}
-	return events, expired, nil
+	_, err = f.Drain(func(e client.Event) { events = append(events, e) })
+	return events, expired, err
 }
 
 // pace spaces out what is costly.

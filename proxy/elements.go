@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // set names one of the table's sets and maps; each exists once per address family.
@@ -169,13 +171,13 @@ func (f *frontend) routeElements(out []element, r *route, outside bool, ids map[
 	out = append(out, element{elementID{verdicts, f.v6, f.key()}, elementValue{way: way{chain: to}}})
 	for i, e := range endpoints {
 		out = append(out, element{
-			elementID{setEndpoints, f.v6, f.fullKey() + string(native32(first+uint32(i)))},
+			elementID{setEndpoints, f.v6, f.fullKey() + string(nft.Native32(first+uint32(i)))},
 			elementValue{data: addrPortKey(e)}})
 		if f.affinity == 0 {
 			continue
 		}
 		id := ids[e]
-		out = append(out, element{elementID{setIDs, f.v6, f.fullKey() + string(native32(first+uint32(i)))}, elementValue{data: id}})
+		out = append(out, element{elementID{setIDs, f.v6, f.fullKey() + string(nft.Native32(first+uint32(i)))}, elementValue{data: id}})
 		if !outside || !inside[e] { // which both routes share
 			out = append(out, element{elementID{setEndpoints, f.v6, f.fullKey() + id}, elementValue{data: addrPortKey(e)}})
 		}
@@ -204,7 +206,7 @@ func (f *frontend) ids() map[netip.AddrPort]string {
 			id = (id + 1) | 1<<31
 		}
 		taken[id] = true
-		out[e] = string(native32(id))
+		out[e] = string(nft.Native32(id))
 	}
 	return out
 }

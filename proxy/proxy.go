@@ -18,7 +18,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -30,6 +29,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // DefaultTable is the name of the nftables table (family inet).
@@ -61,7 +61,6 @@ type Proxy struct {
 	opts   Options
 	logger *slog.Logger
 	kernel *kernel
-	netns  *os.File // nil for the process's own
 
 	// Of Run's goroutine alone:
 	table  *table
@@ -85,17 +84,13 @@ func New(opts Options) (*Proxy, error) {
 	if n := len(opts.ClusterCIDRs); n == 0 || n > 2 || n == 2 && opts.ClusterCIDRs[0].Addr().Is6() == opts.ClusterCIDRs[1].Addr().Is6() {
 		return nil, fmt.Errorf("cluster ranges %v: need one, or one of each address family", opts.ClusterCIDRs)
 	}
-	p := &Proxy{opts: opts, logger: opts.Logger, health: &healthChecks{netns: opts.NetNS, logger: opts.Logger, servers: map[uint16]*healthServer{}},
-		progress: make(chan struct{}), poke: make(chan struct{}, 1), serving: map[netip.Addr]int{},
-		kernel: &kernel{table: newTableOf(opts.Table), families: families(opts.ClusterCIDRs, opts.ServiceCIDRs), bridge: opts.Bridge}}
-	if opts.NetNS != "" {
-		var err error
-		if p.netns, err = os.Open(opts.NetNS); err != nil {
-			return nil, fmt.Errorf("open network namespace: %w", err)
-		}
-		p.kernel.netns = int(p.netns.Fd())
+	t, err := nft.Open(opts.Table, opts.NetNS)
+	if err != nil {
+		return nil, err
 	}
-	return p, nil
+	return &Proxy{opts: opts, logger: opts.Logger, health: &healthChecks{netns: opts.NetNS, logger: opts.Logger, servers: map[uint16]*healthServer{}},
+		progress: make(chan struct{}), poke: make(chan struct{}, 1), serving: map[netip.Addr]int{},
+		kernel: &kernel{Table: t, families: families(opts.ClusterCIDRs, opts.ServiceCIDRs), bridge: opts.Bridge}}, nil
 }
 
 // Name is the component's name in logs.
@@ -103,30 +98,18 @@ func (p *Proxy) Name() string { return "proxy" }
 
 // Reset removes the table of a node that is given up. Only Table and NetNS of the options count.
 func Reset(opts Options) error {
-	k := &kernel{table: newTableOf(cmp.Or(opts.Table, DefaultTable))}
-	defer k.close()
-	if opts.NetNS != "" {
-		netns, err := os.Open(opts.NetNS)
-		if err != nil {
-			return fmt.Errorf("open network namespace: %w", err)
-		}
-		defer netns.Close()
-		k.netns = int(netns.Fd())
+	t, err := nft.Open(cmp.Or(opts.Table, DefaultTable), opts.NetNS)
+	if err != nil {
+		return err
 	}
-	return k.remove()
-}
-
-func (p *Proxy) close() {
-	p.kernel.close()
-	if p.netns != nil {
-		p.netns.Close()
-	}
+	defer t.Close()
+	return t.Remove()
 }
 
 // Run keeps the table true until ctx ends. The table stays when Run returns: connections go on without us, and the next
 // Run replaces it in one transaction.
 func (p *Proxy) Run(ctx context.Context) error {
-	defer p.close()
+	defer p.kernel.Close()
 	defer p.health.close()
 	flushes := make(chan map[flow]bool, 1)
 	var flusher sync.WaitGroup
@@ -149,7 +132,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		case !p.loaded:
 			return fmt.Errorf("%w (the kernel must have nf_tables with NAT, fib, numgen, reject and masquerade for family inet)", err)
 		}
-		p.kernel.close()
+		p.kernel.HangUp()
 		p.logger.Error("services are not programmed: loading the whole table anew", "error", err)
 		select {
 		case <-ctx.Done():
@@ -180,12 +163,13 @@ func (p *Proxy) follow(ctx context.Context, flushes chan map[flow]bool) error {
 			continue
 		case <-p.poke:
 			asked = p.opts.Client.Snapshot().Revision()
-		case <-feed.services.Pending():
-		case <-feed.slices.Pending():
-		case <-feed.pods.Pending():
-		case <-feed.nodes.Pending():
+		case <-feed.Pending(0):
+		case <-feed.Pending(1):
+		case <-feed.Pending(2):
+		case <-feed.Pending(3):
 		}
-		dirty, revision, err := p.drain(feed)
+		dirty := map[owner]bool{}
+		revision, err := feed.Drain(func(e client.Event) { p.note(dirty, e) })
 		if err != nil {
 			return err
 		}
@@ -218,27 +202,14 @@ func (p *Proxy) prompt() {
 	}
 }
 
-// feed is what the proxy watches.
-type feed struct{ services, slices, pods, nodes *client.Watch }
-
 // start compiles everything there is, loads it, and returns the feed of what comes after.
-func (p *Proxy) start() (*feed, error) {
+func (p *Proxy) start() (*client.Feed, error) {
 	c := p.opts.Client
 	s := c.Snapshot()
-	var f feed
-	for _, w := range []struct {
-		to       **client.Watch
-		resource string
-	}{
-		{&f.services, client.ResourceOf[*corev1.Service](c)},
-		{&f.slices, client.ResourceOf[*discoveryv1.EndpointSlice](c)},
-		{&f.pods, client.ResourceOf[*corev1.Pod](c)},
-		{&f.nodes, client.ResourceOf[*corev1.Node](c)},
-	} {
-		var err error
-		if *w.to, err = c.Watch(w.resource, s.Revision()); err != nil {
-			return nil, fmt.Errorf("watch %s: %w", w.resource, err)
-		}
+	f, err := client.OpenFeed(c, s.Revision(), client.ResourceOf[*corev1.Service](c), client.ResourceOf[*discoveryv1.EndpointSlice](c),
+		client.ResourceOf[*corev1.Pod](c), client.ResourceOf[*corev1.Node](c))
+	if err != nil {
+		return nil, err
 	}
 	p.table = newTable()
 	p.slices = map[types.NamespacedName]map[string]*discoveryv1.EndpointSlice{}
@@ -269,45 +240,23 @@ func (p *Proxy) start() (*feed, error) {
 	p.serving = map[netip.Addr]int{}
 	p.mu.Unlock()
 	p.acknowledge(s.Revision(), b)
-	return &f, nil
+	return f, nil
 }
 
-// drain takes all events there are. It returns whose plans they may change, and the revision up to which that is all.
-func (p *Proxy) drain(f *feed) (dirty map[owner]bool, revision int64, err error) {
-	dirty = map[owner]bool{}
-	// A context that is done makes Next return at once.
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	first := true
-	for _, w := range []struct {
-		watch *client.Watch
-		note  func(map[owner]bool, client.Event)
-	}{
-		{f.services, func(dirty map[owner]bool, e client.Event) {
-			dirty[owner{NamespacedName: nameOf(e.Item)}] = true
-		}},
-		{f.slices, p.noteSliceEvent},
-		{f.pods, p.notePodEvent},
-		{f.nodes, p.noteNodeEvent},
-	} {
-		for {
-			events, at, err := w.watch.Next(now)
-			if err != nil && !errors.Is(err, context.Canceled) {
-				return nil, 0, err
-			}
-			for _, e := range events {
-				w.note(dirty, e)
-			}
-			if len(events) > 0 {
-				continue
-			}
-			if first || at < revision {
-				first, revision = false, at
-			}
-			break
+// note adds those whose plans an event may change.
+func (p *Proxy) note(dirty map[owner]bool, e client.Event) {
+	switch obj := e.Item.Object.(type) {
+	case *corev1.Service:
+		dirty[owner{NamespacedName: nameOf(e.Item)}] = true
+	case *discoveryv1.EndpointSlice:
+		p.noteSliceEvent(dirty, e)
+	case *corev1.Pod:
+		if hasHostPorts(obj, p.node) {
+			dirty[owner{nameOf(e.Item), true}] = true
 		}
+	case *corev1.Node:
+		p.noteNodeEvent(dirty, e)
 	}
-	return dirty, revision, nil
 }
 
 // check opens, closes and updates the health-check node ports that a batch changes. Closing comes first, as ports move.
@@ -378,12 +327,6 @@ func (p *Proxy) slicesOf(who types.NamespacedName) []*discoveryv1.EndpointSlice 
 		out = append(out, slice)
 	}
 	return out
-}
-
-func (p *Proxy) notePodEvent(dirty map[owner]bool, e client.Event) {
-	if hasHostPorts(e.Item.Object.(*corev1.Pod), p.node) {
-		dirty[owner{nameOf(e.Item), true}] = true
-	}
 }
 
 // noteNodeEvent looks for a new zone of this node, which may change every service.
@@ -461,8 +404,8 @@ func (p *Proxy) wait(ctx context.Context, done func() bool) error {
 // routeHandle opens netlink for conntrack in the namespace.
 func (k *kernel) routeHandle() (*netlink.Handle, error) {
 	ns := netns.None()
-	if k.netns != 0 {
-		ns = netns.NsHandle(k.netns)
+	if fd, ok := k.NetNS(); ok {
+		ns = netns.NsHandle(fd)
 	}
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_NETFILTER)
 	if err != nil {

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -9,6 +8,8 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // masqueradeMark is the packet mark between the choice of an endpoint and the change of the source. It is the bit that
@@ -168,7 +169,7 @@ func setPriority(reg uint32) expr.Any {
 func toLocal() []expr.Any {
 	return []expr.Any{
 		&expr.Fib{Register: reg0, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: native32(unix.RTN_LOCAL)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: nft.Native32(unix.RTN_LOCAL)},
 	}
 }
 
@@ -180,7 +181,7 @@ func isFamily(proto byte) []expr.Any {
 func newConnection() []expr.Any {
 	return []expr.Any{
 		&expr.Ct{Key: expr.CtKeySTATE, Register: reg0},
-		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: native32(expr.CtStateBitNEW), Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: nft.Native32(expr.CtStateBitNEW), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)},
 	}
 }
@@ -199,7 +200,7 @@ func drop() expr.Any { return &expr.Verdict{Kind: expr.VerdictDrop} }
 func mark(keep, add uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0},
-		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: native32(keep), Xor: native32(add)},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: nft.Native32(keep), Xor: nft.Native32(add)},
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0, SourceRegister: true},
 	}
 }
@@ -243,7 +244,7 @@ func (f *family) send() []expr.Any {
 	zero := reg0 + f.words + 1 // behind the endpoint's address and port
 	return one(
 		&expr.Lookup{SourceRegister: reg0, DestRegister: reg0, IsDestRegSet: true, SetName: setEndpoints.String() + f.suffix},
-		&expr.Immediate{Register: zero, Data: native32(0)}, setPriority(zero),
+		&expr.Immediate{Register: zero, Data: nft.Native32(0)}, setPriority(zero),
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.proto), RegAddrMin: reg0, RegProtoMin: reg0 + f.words, Specified: true})
 }
 
@@ -264,7 +265,7 @@ func (c chain) first(reg uint32) expr.Any {
 	if c.outside {
 		index = outsideIndex
 	}
-	return &expr.Immediate{Register: reg, Data: native32(index)}
+	return &expr.Immediate{Register: reg, Data: nft.Native32(index)}
 }
 
 // affinityRules returns the rules that send a client to its endpoint, or choose one and remember it. Ids pass from rule to
@@ -297,5 +298,3 @@ func (f *family) affinityRules(c chain) [][]expr.Any {
 
 // dynsetDelete is NFT_DYNSET_OP_DELETE, which x/sys/unix lacks.
 const dynsetDelete = 2
-
-func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -4,6 +4,8 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // staticChain is a chain whose rules depend on no service.
@@ -66,7 +68,7 @@ func baseChains(t *nftables.Table, families []*family, bridge string) []staticCh
 	leaves := interfaceIs(expr.MetaKeyOIFNAME, expr.CmpOpNeq, "lo")
 	postrouting = append(postrouting, rule(
 		one(&expr.Meta{Key: expr.MetaKeyMARK, Register: reg0},
-			&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: native32(masqueradeMark), Xor: make([]byte, 4)},
+			&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: nft.Native32(masqueradeMark), Xor: make([]byte, 4)},
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)}),
 		mark(^uint32(masqueradeMark), 0), one(&expr.Masq{FullyRandom: true})))
 	for _, f := range families {

@@ -282,6 +282,11 @@ func (t *table) seal(b *batch) {
 	maps.DeleteFunc(b.serving, func(_ netip.Addr, delta int) bool { return delta == 0 })
 }
 
+// size is at most how many elements and other messages a transaction with the batch has.
+func (b *batch) size() (elements, messages int) {
+	return 2 * len(b.elements), 2*int(setCount) + 16*(len(b.newChains)+len(b.oldChains))
+}
+
 // empty says whether the kernel need not hear of the batch.
 func (b *batch) empty() bool {
 	return len(b.elements) == 0 && len(b.newChains) == 0 && len(b.oldChains) == 0

@@ -16,11 +16,13 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kebernetes/kebernetes/network/networktest"
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // asked is one question to a service and who may answer it, seeing which source; "" means that it is refused.
@@ -495,13 +497,44 @@ func (p *Proxy) kernelConn(w *world) (*nftables.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.t.Cleanup(q.close)
-	return q.kernel.connect(0)
+	w.t.Cleanup(q.kernel.Close)
+	return q.kernel.Connect(0, 0)
+}
+
+// TestManyClients restarts over more remembered clients than a message to the kernel holds.
+func TestManyClients(t *testing.T) {
+	const clients = 20000
+	w := newWorld(t)
+	_, addr := w.pod()
+	w.apply(service("web", "10.43.0.80", affinity), slice("web", []netip.Addr{addr}))
+	conn, err := w.proxy.kernelConn(w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := w.proxy.kernel.families[0].newSet(&nftables.Table{Name: DefaultTable, Family: unix.NFPROTO_INET}, setAffinity)
+	for first := 0; first < clients; first += nft.Chunk {
+		var part []nftables.SetElement
+		for i := first; i < first+nft.Chunk; i++ {
+			key := addrKey(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})) + string(make([]byte, 12))
+			part = append(part, nftables.SetElement{Key: []byte(key), Val: nft.Native32(1), Timeout: time.Hour})
+		}
+		if err := conn.SetAddElements(known, part); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.stop()
+	w.start()
+	if elements, err := conn.GetSetElements(known); err != nil || len(elements) != clients {
+		t.Errorf("%d clients are remembered, %v; want %d", len(elements), err, clients)
+	}
 }
 
 // TestCanBeListed shows the table to the nft command, which people use to see what a node does.
 func TestCanBeListed(t *testing.T) {
-	nft, err := exec.LookPath("nft")
+	command, err := exec.LookPath("nft")
 	if err != nil {
 		t.Skip("no nft command")
 	}
@@ -516,7 +549,7 @@ func TestCanBeListed(t *testing.T) {
 	client.Dial("udp", "", "10.43.0.80:80") // leaves a client to remember
 	var listed []byte
 	if err := w.node.Do(func() (err error) {
-		listed, err = exec.Command(nft, "list", "ruleset").CombinedOutput()
+		listed, err = exec.Command(command, "list", "ruleset").CombinedOutput()
 		return err
 	}); err != nil {
 		t.Fatalf("nft list ruleset: %v\n%s", err, listed)

@@ -128,7 +128,7 @@ func terminating(e *discoveryv1.Endpoint) {
 // world is a node with pods on it and a machine outside, 192.0.2.2, whose only neighbour is the node, 192.0.2.1.
 type world struct {
 	memory
-	t             *testing.T
+	t             testing.TB
 	node, outside *networktest.Namespace
 	network       *network.Network
 	client        *client.Client
@@ -137,9 +137,11 @@ type world struct {
 	pods          int
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
-	t.Parallel() // worlds do not meet, and waiting for answers that must not come takes time
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel() // worlds do not meet, and waiting for answers that must not come takes time
+	}
 	w := &world{t: t, node: networktest.New(t), outside: networktest.New(t)}
 	networktest.Join(t, w.node, "up0", "192.0.2.1/24", w.outside, "up0", "192.0.2.2/24")
 	if err := w.outside.Do(func() error { // a way to pods and services, so that only rules keep it from them
@@ -178,7 +180,7 @@ func serviceCIDRs() []netip.Prefix {
 }
 
 // addIPv6 gives a namespace's up0 an address that is fit for use at once.
-func addIPv6(t *testing.T, ns *networktest.Namespace, address string) {
+func addIPv6(t testing.TB, ns *networktest.Namespace, address string) {
 	t.Helper()
 	if err := ns.Do(func() error {
 		up, err := netlink.LinkByName("up0")

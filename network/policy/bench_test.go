@@ -2,15 +2,13 @@ package policy
 
 import (
 	"fmt"
-	"os"
 	"testing"
 
-	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/network/networktest"
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // crowd is 1,000 pods in 10 namespaces, a tenth of them on this node, and 100 policies, each of which selects a tenth of its
@@ -143,12 +141,10 @@ func BenchmarkUnrelatedPod(b *testing.B) {
 
 func newTestKernel(b testing.TB) *kernel {
 	b.Helper()
-	ns := networktest.New(b)
-	fd, err := os.Open(ns.Path)
+	t, err := nft.Open(DefaultTable, networktest.New(b).Path)
 	if err != nil {
 		b.Fatal(err)
 	}
-	k := &kernel{table: &nftables.Table{Name: DefaultTable, Family: unix.NFPROTO_INET}, families: families(clusterCIDRs), netns: int(fd.Fd())}
-	b.Cleanup(func() { k.close(); fd.Close() })
-	return k
+	b.Cleanup(t.Close)
+	return &kernel{Table: t, families: families(clusterCIDRs)}
 }

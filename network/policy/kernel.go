@@ -2,42 +2,24 @@ package policy
 
 import (
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // kernel writes the table. For one goroutine at a time.
 type kernel struct {
-	table    *nftables.Table
+	*nft.Table
 	families []*family
-	netns    int // descriptor of the namespace to work in; 0 means the process's own
 	setID    uint32
-
-	// The connection lasts: to close one makes the kernel wait until all that transactions removed is freed.
-	conn   *nftables.Conn
-	socket *netlink.Conn // of conn
-	sends  int           // bytes that socket's buffers have room for
-	takes  int
 }
-
-const (
-	// chunk is how many elements go into one message: its length has 16 bits, and an element takes 130 bytes at most.
-	chunk = 400
-	// messageSize is more than a message takes without its elements, a rule of several lookups included; answerSize is more
-	// memory than the kernel counts for an answer.
-	messageSize, answerSize = 1 << 10, 1 << 10
-	// kernelTime bounds a transaction; a hundred thousand elements take a second.
-	kernelTime = time.Minute
-)
 
 // family holds what rules need to know of an address family.
 type family struct {
@@ -71,50 +53,14 @@ const (
 // reg0 is the first of the kernel's registers of four bytes; a field of a key takes as many as it needs.
 const reg0 = unix.NFT_REG32_00
 
-// connect returns a connection with room for a transaction of so many elements and messages: the kernel takes a transaction only as
-// one datagram, and answers each message of it.
-func (k *kernel) connect(elements, messages int) (*nftables.Conn, error) {
-	if k.conn == nil {
-		conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(k.netns), nftables.WithSockOptions(func(c *netlink.Conn) error {
-			k.socket, k.sends, k.takes = c, 0, 0
-			return nil
-		}))
-		if err != nil {
-			return nil, fmt.Errorf("open nftables: %w", err)
-		}
-		k.conn = conn
-	}
-	sends, takes := 1<<19+elements*160+messages*messageSize, 1<<18+messages*answerSize
-	if sends > k.sends || takes > k.takes {
-		k.sends, k.takes = max(sends, k.sends), max(takes, k.takes)
-		if err := errors.Join(k.socket.SetWriteBuffer(k.sends), k.socket.SetReadBuffer(k.takes)); err != nil {
-			return nil, fmt.Errorf("make room for nftables: %w", err)
-		}
-	}
-	if err := k.socket.SetDeadline(time.Now().Add(kernelTime)); err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
-	}
-	return k.conn, nil
-}
-
-// close lets the connection go. After an error it must not be used again: answers of the kernel may still be in it.
-func (k *kernel) close() {
-	if k.conn != nil {
-		k.conn.CloseLasting()
-		k.conn, k.socket = nil, nil
-	}
-}
-
 // load replaces whatever the table holds, in one transaction.
 func (k *kernel) load(c *changes) error {
 	elements, messages := c.size()
-	conn, err := k.connect(elements, messages+64)
+	conn, err := k.Connect(elements, messages+64)
 	if err != nil {
 		return err
 	}
-	conn.AddTable(k.table) // the next line fails where there is none
-	conn.DelTable(k.table)
-	conn.AddTable(k.table)
+	k.Empty(conn)
 	for _, f := range k.families {
 		for _, name := range []string{mapIn, mapOut, setItself} {
 			if err := conn.AddSet(k.staticSet(f, name), nil); err != nil {
@@ -127,14 +73,14 @@ func (k *kernel) load(c *changes) error {
 	}
 	priority := *nftables.ChainPriorityFilter
 	accept := nftables.ChainPolicyAccept
-	forward := &nftables.Chain{Table: k.table, Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
+	forward := &nftables.Chain{Table: k.Table.Table, Name: "forward", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward,
 		Priority: &priority, Policy: &accept}
 	conn.AddChain(forward)
 	for _, r := range k.forward() {
-		conn.AddRule(&nftables.Rule{Table: k.table, Chain: forward, Exprs: r})
+		conn.AddRule(&nftables.Rule{Table: k.Table.Table, Chain: forward, Exprs: r})
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("load nftables table %s: %w", k.table.Name, err)
+		return fmt.Errorf("load nftables table %s: %w", k.Name, err)
 	}
 	return nil
 }
@@ -142,7 +88,7 @@ func (k *kernel) load(c *changes) error {
 // apply carries changes out: in one transaction what comes, and in a second one what leads there and what goes. Packets under way
 // while a transaction comes into force may find an address's element before they see the rules of its chain.
 func (k *kernel) apply(c *changes) error {
-	conn, err := k.connect(c.size())
+	conn, err := k.Connect(c.size())
 	if err != nil {
 		return err
 	}
@@ -150,13 +96,13 @@ func (k *kernel) apply(c *changes) error {
 		return err
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("change nftables table %s: %w", k.table.Name, err)
+		return fmt.Errorf("change nftables table %s: %w", k.Name, err)
 	}
 	if err := k.changeEnds(conn, c); err != nil {
 		return err
 	}
 	for name := range c.oldChains {
-		conn.DelChain(&nftables.Chain{Table: k.table, Name: name})
+		conn.DelChain(&nftables.Chain{Table: k.Table.Table, Name: name})
 	}
 	for _, s := range c.oldSets {
 		for _, f := range k.of(s) {
@@ -164,21 +110,7 @@ func (k *kernel) apply(c *changes) error {
 		}
 	}
 	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("change nftables table %s: %w", k.table.Name, err)
-	}
-	return nil
-}
-
-// remove deletes the table, if there is one.
-func (k *kernel) remove() error {
-	conn, err := k.connect(0, 0)
-	if err != nil {
-		return err
-	}
-	conn.AddTable(k.table)
-	conn.DelTable(k.table)
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("remove nftables table %s: %w", k.table.Name, err)
+		return fmt.Errorf("change nftables table %s: %w", k.Name, err)
 	}
 	return nil
 }
@@ -198,7 +130,7 @@ func (k *kernel) nextID() uint32 {
 }
 
 func (k *kernel) staticSet(f *family, name string) *nftables.Set {
-	s := &nftables.Set{Table: k.table, ID: k.nextID(), Name: name + f.suffix, KeyType: f.addr, KeyByteOrder: binaryutil.BigEndian}
+	s := &nftables.Set{Table: k.Table.Table, ID: k.nextID(), Name: name + f.suffix, KeyType: f.addr, KeyByteOrder: binaryutil.BigEndian}
 	if name == setItself {
 		s.KeyType, s.Concatenation = nftables.MustConcatSetType(f.addr, f.addr), true
 	} else {
@@ -216,7 +148,7 @@ func setName(f *family, name string) string {
 
 // newSet describes a set of a family for the kernel.
 func (k *kernel) newSet(f *family, s *set) *nftables.Set {
-	out := &nftables.Set{Table: k.table, ID: k.nextID(), Name: setName(f, s.name), KeyByteOrder: binaryutil.BigEndian}
+	out := &nftables.Set{Table: k.Table.Table, ID: k.nextID(), Name: setName(f, s.name), KeyByteOrder: binaryutil.BigEndian}
 	switch s.kind {
 	case setPeers:
 		out.KeyType = f.addr
@@ -269,8 +201,8 @@ func (k *kernel) addSets(conn *nftables.Conn, c *changes) error {
 			if err := conn.AddSet(wire, nil); err != nil {
 				return fmt.Errorf("set %s: %w", wire.Name, err)
 			}
-			if err := inChunks(s.wire(f, c.newElements[s.name]), func(part []nftables.SetElement) error { return conn.SetAddElements(wire, part) }); err != nil {
-				return fmt.Errorf("elements of %s: %w", wire.Name, err)
+			if err := nft.InChunks(wire, s.wire(f, c.newElements[s.name]), conn.SetAddElements); err != nil {
+				return err
 			}
 		}
 	}
@@ -297,21 +229,9 @@ func (k *kernel) eachPart(name string, elements []element, f func(*nftables.Set,
 	}
 	s := &set{name: name, kind: kind}
 	for _, family := range k.families {
-		wire := k.newSet(family, s)
-		if err := inChunks(s.wire(family, elements), func(part []nftables.SetElement) error { return f(wire, part) }); err != nil {
-			return fmt.Errorf("elements of %s: %w", wire.Name, err)
-		}
-	}
-	return nil
-}
-
-func inChunks(elements []nftables.SetElement, f func([]nftables.SetElement) error) error {
-	for len(elements) > 0 {
-		n := min(len(elements), chunk)
-		if err := f(elements[:n]); err != nil {
+		if err := nft.InChunks(k.newSet(family, s), s.wire(family, elements), f); err != nil {
 			return err
 		}
-		elements = elements[n:]
 	}
 	return nil
 }
@@ -319,14 +239,14 @@ func inChunks(elements []nftables.SetElement, f func([]nftables.SetElement) erro
 // addChains queues new chains: what a rule lets pass returns, and the rest is dropped.
 func (k *kernel) addChains(conn *nftables.Conn, c *changes) error {
 	for name, chain := range c.newChains {
-		nft := &nftables.Chain{Table: k.table, Name: name}
-		conn.AddChain(nft)
+		wire := &nftables.Chain{Table: k.Table.Table, Name: name}
+		conn.AddChain(wire)
 		for _, r := range chain.rules {
 			for _, f := range k.inFamilies(r) {
-				conn.AddRule(&nftables.Rule{Table: k.table, Chain: nft, Exprs: f.match(r, chain.in)})
+				conn.AddRule(&nftables.Rule{Table: k.Table.Table, Chain: wire, Exprs: f.match(r, chain.in)})
 			}
 		}
-		conn.AddRule(&nftables.Rule{Table: k.table, Chain: nft, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
+		conn.AddRule(&nftables.Rule{Table: k.Table.Table, Chain: wire, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}})
 	}
 	return nil
 }
@@ -361,9 +281,8 @@ func (k *kernel) changeEnds(conn *nftables.Conn, c *changes) error {
 				itself = append(itself, nftables.SetElement{Key: append(key, key...)})
 			}
 			for name, elements := range map[string][]nftables.SetElement{mapIn: in, mapOut: out, setItself: itself} {
-				wire := k.staticSet(f, name)
-				if err := inChunks(elements, func(part []nftables.SetElement) error { return step.do(wire, part) }); err != nil {
-					return fmt.Errorf("elements of %s: %w", wire.Name, err)
+				if err := nft.InChunks(k.staticSet(f, name), elements, step.do); err != nil {
+					return err
 				}
 			}
 		}
@@ -376,7 +295,7 @@ func (k *kernel) forward() [][]expr.Any {
 	rules := [][]expr.Any{{
 		// Connections that were let in go on, answers and errors included.
 		&expr.Ct{Key: expr.CtKeySTATE, Register: reg0},
-		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: native32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4)},
+		&expr.Bitwise{SourceRegister: reg0, DestRegister: reg0, Len: 4, Mask: nft.Native32(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED), Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: reg0, Data: make([]byte, 4)},
 		&expr.Verdict{Kind: expr.VerdictAccept},
 	}}
@@ -440,5 +359,3 @@ func loadPort(reg uint32) []expr.Any {
 }
 
 func lookup(name string) expr.Any { return &expr.Lookup{SourceRegister: reg0, SetName: name} }
-
-func native32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

@@ -354,7 +354,7 @@ func (c *changes) size() (elements, messages int) {
 	for _, chain := range c.newChains {
 		messages += 2 + 2*len(chain.rules)
 	}
-	return elements, messages + elements/chunk
+	return elements, messages
 }
 
 // changes compares what a batch touched with what is there now.

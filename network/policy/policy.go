@@ -17,18 +17,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
-	"github.com/google/nftables"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/network/nft"
 )
 
 // DefaultTable is the name of the nftables table (family inet).
@@ -65,8 +63,7 @@ type Policies struct {
 	mu      sync.Mutex // guards what follows
 	model   *model
 	kernel  *kernel
-	netns   *os.File // nil for the process's own
-	broken  bool     // the kernel refused something: the table must be loaded anew
+	broken  bool // the kernel refused something: the table must be loaded anew
 	guarded map[types.NamespacedName]guard
 }
 
@@ -78,29 +75,12 @@ type guard struct {
 
 // New returns the policies of a node. It fails when the namespace cannot be opened.
 func New(opts Options) (*Policies, error) {
-	p := &Policies{opts: opts, logger: opts.Logger, loaded: make(chan struct{}), repair: make(chan struct{}, 1), model: newModel(), guarded: map[types.NamespacedName]guard{}}
-	return p, p.open()
-}
-
-// open gives the policies a way to the kernel.
-func (p *Policies) open() error {
-	p.kernel = &kernel{table: &nftables.Table{Name: cmp.Or(p.opts.Table, DefaultTable), Family: unix.NFPROTO_INET}, families: families(p.opts.ClusterCIDRs)}
-	if p.opts.NetNS == "" {
-		return nil
+	t, err := nft.Open(cmp.Or(opts.Table, DefaultTable), opts.NetNS)
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if p.netns, err = os.Open(p.opts.NetNS); err != nil {
-		return fmt.Errorf("open network namespace: %w", err)
-	}
-	p.kernel.netns = int(p.netns.Fd())
-	return nil
-}
-
-func (p *Policies) close() {
-	p.kernel.close()
-	if p.netns != nil {
-		p.netns.Close()
-	}
+	return &Policies{opts: opts, logger: opts.Logger, loaded: make(chan struct{}), repair: make(chan struct{}, 1), model: newModel(),
+		guarded: map[types.NamespacedName]guard{}, kernel: &kernel{Table: t, families: families(opts.ClusterCIDRs)}}, nil
 }
 
 // Name is the component's name in logs.
@@ -108,12 +88,12 @@ func (p *Policies) Name() string { return "policy" }
 
 // Reset removes the table of a node that is given up. Only Table and NetNS of the options count.
 func Reset(opts Options) error {
-	p, err := New(opts)
+	t, err := nft.Open(cmp.Or(opts.Table, DefaultTable), opts.NetNS)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	return p.kernel.remove()
+	defer t.Close()
+	return t.Remove()
 }
 
 // Run keeps the table true until ctx ends. The table stays when Run returns: isolated pods stay isolated, and the next Run
@@ -122,7 +102,7 @@ func (p *Policies) Run(ctx context.Context) error {
 	defer func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.close()
+		p.kernel.Close()
 	}()
 	first := true
 	for ctx.Err() == nil {
@@ -149,9 +129,6 @@ func (p *Policies) Run(ctx context.Context) error {
 	return nil
 }
 
-// feed is what policies watch.
-type feed struct{ pods, namespaces, policies *client.Watch }
-
 // dirty are the objects that changed.
 type dirty struct {
 	pods, policies map[types.NamespacedName]bool
@@ -175,11 +152,12 @@ func (p *Policies) follow(ctx context.Context, loaded func()) error {
 			return nil
 		case <-p.repair:
 			return errors.New("a change at the start of a pod was refused")
-		case <-f.pods.Pending():
-		case <-f.namespaces.Pending():
-		case <-f.policies.Pending():
+		case <-f.Pending(0):
+		case <-f.Pending(1):
+		case <-f.Pending(2):
 		}
-		d, err := f.drain()
+		d := newDirty()
+		_, err := f.Drain(d.note)
 		if err == nil {
 			err = p.refresh(d)
 		}
@@ -190,22 +168,13 @@ func (p *Policies) follow(ctx context.Context, loaded func()) error {
 }
 
 // start compiles everything there is, loads it, and returns the feed of what comes after.
-func (p *Policies) start() (*feed, error) {
+func (p *Policies) start() (*client.Feed, error) {
 	c := p.opts.Client
 	s := c.Snapshot()
-	var f feed
-	for _, w := range []struct {
-		to       **client.Watch
-		resource string
-	}{
-		{&f.pods, client.ResourceOf[*corev1.Pod](c)},
-		{&f.namespaces, client.ResourceOf[*corev1.Namespace](c)},
-		{&f.policies, client.ResourceOf[*networkingv1.NetworkPolicy](c)},
-	} {
-		var err error
-		if *w.to, err = c.Watch(w.resource, s.Revision()); err != nil {
-			return nil, fmt.Errorf("watch %s: %w", w.resource, err)
-		}
+	f, err := client.OpenFeed(c, s.Revision(), client.ResourceOf[*corev1.Pod](c), client.ResourceOf[*corev1.Namespace](c),
+		client.ResourceOf[*networkingv1.NetworkPolicy](c))
+	if err != nil {
+		return nil, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -221,48 +190,30 @@ func (p *Policies) start() (*feed, error) {
 		d.pods[types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}] = true
 	}
 	p.update(s, d)
-	return &f, p.reload()
+	return f, p.reload()
 }
 
 // reload replaces the table by what the model wants. p.mu is held.
 func (p *Policies) reload() error {
 	p.broken = true
 	if err := p.kernel.load(p.model.whole()); err != nil {
-		p.kernel.close()
+		p.kernel.HangUp()
 		return err
 	}
 	p.broken = false
 	return nil
 }
 
-// drain takes all events there are. They only say what changed: its state is read when it is needed.
-func (f *feed) drain() (*dirty, error) {
-	// A context that is done makes Next return at once.
-	now, cancel := context.WithCancel(context.Background())
-	cancel()
-	d := newDirty()
-	for _, w := range []struct {
-		watch *client.Watch
-		note  func(client.Event)
-	}{
-		{f.pods, func(e client.Event) { d.pods[nameOf(e.Item)] = true }},
-		{f.namespaces, func(e client.Event) { d.namespaces[e.Item.Key.Name] = true }},
-		{f.policies, func(e client.Event) { d.policies[nameOf(e.Item)] = true }},
-	} {
-		for {
-			events, _, err := w.watch.Next(now)
-			if err != nil && !errors.Is(err, context.Canceled) {
-				return nil, err
-			}
-			if len(events) == 0 {
-				break
-			}
-			for _, e := range events {
-				w.note(e)
-			}
-		}
+// note takes in an event. It only says what changed: its state is read when it is needed.
+func (d *dirty) note(e client.Event) {
+	switch e.Item.Object.(type) {
+	case *corev1.Pod:
+		d.pods[nameOf(e.Item)] = true
+	case *corev1.Namespace:
+		d.namespaces[e.Item.Key.Name] = true
+	case *networkingv1.NetworkPolicy:
+		d.policies[nameOf(e.Item)] = true
 	}
-	return d, nil
 }
 
 func nameOf(item *client.Item) types.NamespacedName {
@@ -283,7 +234,7 @@ func (p *Policies) refresh(d *dirty) error {
 		return nil
 	}
 	if err := p.kernel.apply(c); err != nil {
-		p.kernel.close()
+		p.kernel.HangUp()
 		p.broken = true
 		return err
 	}

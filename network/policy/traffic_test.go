@@ -403,7 +403,7 @@ func TestChanges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.close()
+	defer p.kernel.Close()
 	if _, err := p.start(); err != nil {
 		t.Fatal(err)
 	}
