@@ -26,6 +26,8 @@ const (
 	shutdownTimeout = 5 * time.Second
 	// listenRetry is how long an address that is taken rests before it is tried again.
 	listenRetry = 5 * time.Second
+	// flushTime is how long a piece of an answer may wait for more: a short answer that is quick travels in one packet.
+	flushTime = 2 * time.Millisecond
 	// statusClientGone is what nginx writes to its log for a client that did not wait for the answer.
 	statusClientGone = 499
 )
@@ -172,7 +174,7 @@ func (s *Server) redirect(w http.ResponseWriter, r *http.Request) {
 func (s *Server) reverseProxy() httputil.ReverseProxy {
 	return httputil.ReverseProxy{
 		Rewrite:       rewrite,
-		FlushInterval: -1, // what an endpoint says reaches the client when it is said
+		FlushInterval: flushTime, // of answers that say how long they are; all others are passed on piece by piece
 		BufferPool:    &s.buffers,
 		ErrorHandler:  s.fail,
 		ErrorLog:      slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
