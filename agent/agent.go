@@ -93,6 +93,8 @@ type Options struct {
 	MaxPods int64
 	// Capacity overrides what the machine has, for simulated nodes.
 	Capacity corev1.ResourceList
+	// Signals tells what the node has left; nil asks the machine, and a simulated node is never short of anything.
+	Signals func() node.Signals
 	// NodeLabels and NodeTaints are set at registration.
 	NodeLabels map[string]string
 	NodeTaints []corev1.Taint
@@ -141,12 +143,12 @@ func New(o Options) (*Agent, error) {
 	a := &Agent{
 		Options: o,
 		puller:  &image.Puller{Runtime: o.Runtime},
-		images:  &image.Collector{Runtime: o.Runtime, Logger: o.Logger},
 		checker: &probe.Checker{Runtime: o.Runtime, UserAgent: "kube-probe/" + minor(o.Version)},
 		host:    lifecycle.Host{IPs: o.NodeIPs},
 		oom:     spec.OOM{Least: leastOOM()},
 		workers: map[types.UID]*worker{},
 	}
+	a.images = &image.Collector{Runtime: o.Runtime, Logger: o.Logger, Mounted: a.mountedImages}
 	if o.Dir != "" {
 		a.turns = newTurns()
 	}
@@ -206,7 +208,7 @@ func leastOOM() int64 {
 func (a *Agent) describe() {
 	k := &node.Keeper{
 		Client: a.Client, Runtime: a.Runtime, Logger: a.Logger, Name: a.NodeName, IPs: a.NodeIPs, Hostname: a.NodeName,
-		Labels: a.NodeLabels, Taints: a.NodeTaints, Dir: a.Dir, Port: a.Port, VolumesInUse: a.VolumesInUse,
+		Labels: a.NodeLabels, Taints: a.NodeTaints, Port: a.Port, VolumesInUse: a.VolumesInUse,
 		Event: func(n *corev1.Node, eventType, reason, message string) {
 			a.Recorder.EventAt(n, "", eventType, reason, "%s", message)
 		},
@@ -265,6 +267,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.wait.Go(func() { a.follow(ctx, "configmaps", "ConfigMap") })
 	a.wait.Go(func() { a.follow(ctx, "secrets", "Secret") })
 	a.wait.Go(func() { a.collect(ctx) })
+	a.wait.Go(func() { a.guard(ctx) })
 	if a.LogDir != "" {
 		a.wait.Go(func() { a.rotate(ctx) })
 	}

@@ -121,6 +121,9 @@ func (a *Agent) admit(pod *corev1.Pod) *lifecycle.Verdict {
 	if !ok {
 		n = &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: a.NodeName}, Status: corev1.NodeStatus{Allocatable: a.keeper.Allocatable}}
 	}
+	if v := lifecycle.AdmitUnder(pod, a.keeper.Pressure(time.Now())); v != nil {
+		return v
+	}
 	return lifecycle.Admit(pod, n, a.running(pod.UID))
 }
 

@@ -52,6 +52,7 @@ type worker struct {
 	written    time.Time // when the last one began
 	writeAfter time.Time // no status write before, after one failed
 	refreshAt  time.Time // when a volume's contents grow old
+	measureAt  time.Time // when the pod's files are counted next, if it has limits of disk
 	done       bool
 
 	wait sync.WaitGroup

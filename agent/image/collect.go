@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -28,6 +29,8 @@ type Collector struct {
 	Logger  *slog.Logger
 	// Usage tells a file system's size and what is available, in bytes; nil asks the kernel.
 	Usage func(mountpoint string) (capacity, available uint64, err error)
+	// Mounted, when set, names the images that pods have as volumes, of which the runtime's list of containers tells nothing.
+	Mounted func() []string
 
 	mu   sync.Mutex
 	seen map[string]*record
@@ -75,6 +78,15 @@ func (c *Collector) Collect(ctx context.Context, now time.Time) error {
 	return err
 }
 
+// RemoveUnused removes all images that nobody uses and that are older than two minutes, and returns how many bytes they said to have.
+func (c *Collector) RemoveUnused(ctx context.Context, now time.Time) (uint64, error) {
+	images, inUse, err := c.look(ctx, now)
+	if err != nil {
+		return 0, err
+	}
+	return c.free(ctx, images, inUse, math.MaxUint64, now)
+}
+
 // look notes which images are there and in use.
 func (c *Collector) look(ctx context.Context, now time.Time) ([]*rt.Image, map[string]bool, error) {
 	images, err := c.Runtime.ListImages(ctx)
@@ -88,6 +100,11 @@ func (c *Collector) look(ctx context.Context, now time.Time) ([]*rt.Image, map[s
 	inUse := map[string]bool{}
 	for _, k := range containers {
 		inUse[k.GetImageRef()], inUse[k.GetImageId()], inUse[k.GetImage().GetImage()] = true, true, true
+	}
+	if c.Mounted != nil {
+		for _, ref := range c.Mounted() {
+			inUse[ref] = true
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

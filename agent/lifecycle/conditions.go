@@ -20,6 +20,11 @@ func (r *reporter) conditions(st *corev1.PodStatus) {
 	if c := r.s.Resize; c != nil {
 		r.set(st, others, *c)
 	}
+	if v := r.s.Verdict; v != nil && v.Evicted {
+		r.set(st, others, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: v.Message,
+		})
+	}
 	for _, c := range others {
 		resize := c.Type == corev1.PodResizePending || c.Type == corev1.PodResizeInProgress
 		if have(st.Conditions, c.Type) == nil && !resize {

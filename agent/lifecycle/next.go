@@ -94,7 +94,7 @@ func (p *planner) judge() {
 		p.wake(end)
 		return
 	}
-	p.Verdict = &Verdict{"DeadlineExceeded", "Pod was active on the node longer than the specified deadline"}
+	p.Verdict = &Verdict{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}
 }
 
 func (p *planner) verdict() *Verdict {
@@ -123,6 +123,9 @@ func (p *planner) ending(finished bool) bool {
 		grace = *g
 	}
 	grace = max(grace, 1)
+	if v := p.verdict(); v != nil && v.Evicted {
+		grace = min(grace, evictionGrace)
+	}
 	deadline := p.now.Add(time.Duration(grace) * time.Second)
 	switch k := p.s.Kill; {
 	case k == nil:
@@ -138,7 +141,7 @@ func (p *planner) ending(finished bool) bool {
 // end takes a pod down: its containers at once, then its sidecars one by one in reverse order, then the rest.
 func (p *planner) end() {
 	message := ""
-	if v := p.verdict(); v != nil {
+	if v := p.verdict(); v != nil && !v.Evicted {
 		message = v.Message
 	}
 	sidecars := map[string]bool{}

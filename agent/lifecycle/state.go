@@ -128,7 +128,11 @@ type Backoff struct {
 }
 
 // Verdict is an end that the node decided.
-type Verdict struct{ Reason, Message string }
+type Verdict struct {
+	Reason, Message string
+	// Evicted: the pod goes for what it took of the node. It gets a second, and the condition DisruptionTarget says why.
+	Evicted bool
+}
 
 // Kill is the end of a pod under way.
 type Kill struct {

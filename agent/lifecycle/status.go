@@ -144,6 +144,10 @@ func (r *reporter) remember(st, old *corev1.ContainerStatus) {
 	if old.ContainerID == "" {
 		return
 	}
+	if old.State.Terminated != nil && r.ended {
+		*st = *old // the last word on it
+		return
+	}
 	st.RestartCount, st.LastTerminationState = old.RestartCount, old.LastTerminationState
 	st.ContainerID, st.ImageID, st.Image = old.ContainerID, old.ImageID, old.Image
 	lost := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
@@ -151,8 +155,6 @@ func (r *reporter) remember(st, old *corev1.ContainerStatus) {
 		Message: "The container could not be located when the pod was terminated",
 	}}
 	switch {
-	case old.State.Terminated != nil && r.ended:
-		st.State = old.State
 	case old.State.Terminated != nil:
 		st.LastTerminationState = old.State
 	case r.ended:

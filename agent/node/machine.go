@@ -103,13 +103,6 @@ func hugePages() map[string]int64 {
 	return out
 }
 
-// evictionMemory is what upstream keeps free of memory (evictionHard memory.available), and evictionDisk the percentage of disk
-// (nodefs.available).
-const (
-	evictionMemory = 100 << 20
-	evictionDisk   = 10
-)
-
 // Capacity returns what the machine has and what pods may use of it.
 func (m Machine) Capacity(pods int64) (capacity, allocatable corev1.ResourceList) {
 	capacity = corev1.ResourceList{

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -47,8 +46,6 @@ type Keeper struct {
 	Hostname string
 	Labels   map[string]string
 	Taints   []corev1.Taint
-	// Dir lies on the node's main file system; empty: disk pressure is not looked at.
-	Dir string
 	// Capacity and Allocatable as computed from the Machine.
 	Capacity, Allocatable corev1.ResourceList
 	Info                  corev1.NodeSystemInfo
@@ -63,6 +60,8 @@ type Keeper struct {
 	poke  chan struct{}
 	stale bool // the images have changed
 	ask   bool // the runtime has come or gone
+	// short is when each shortage was last seen, by the condition that tells of it.
+	short map[corev1.NodeConditionType]time.Time
 	// What follows is Run's own.
 	listed    time.Time          // when the images were listed
 	runtime   *rt.StatusResponse // the runtime's last answer
@@ -150,8 +149,15 @@ func (k *Keeper) imagesDue(now time.Time) bool {
 // Changed makes the node look at itself and report now: its runtime has come or gone.
 func (k *Keeper) Changed() {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.ask = true
+	k.mu.Unlock()
+	k.Report()
+}
+
+// Report makes the node report now, if there is anything new to say.
+func (k *Keeper) Report() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if k.poke == nil {
 		return
 	}
@@ -320,28 +326,13 @@ func (k *Keeper) conditions(st *corev1.NodeStatus, runtimeErr string, now metav1
 		}
 		st.Conditions[i] = c
 	}
-	memory, disk, pids := k.pressure()
-	set(corev1.NodeMemoryPressure, memory, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
+	under := k.Pressure(now.Time)
+	set(corev1.NodeMemoryPressure, slices.Contains(under, corev1.NodeMemoryPressure), "KubeletHasInsufficientMemory", "kubelet has insufficient memory available",
 		"KubeletHasSufficientMemory", "kubelet has sufficient memory available")
-	set(corev1.NodeDiskPressure, disk, "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
-	set(corev1.NodePIDPressure, pids, "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
+	set(corev1.NodeDiskPressure, slices.Contains(under, corev1.NodeDiskPressure), "KubeletHasDiskPressure", "kubelet has disk pressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure")
+	set(corev1.NodePIDPressure, slices.Contains(under, corev1.NodePIDPressure), "KubeletHasInsufficientPID", "kubelet has insufficient PID available",
 		"KubeletHasSufficientPID", "kubelet has sufficient PID available")
 	set(corev1.NodeReady, runtimeErr != "", "KubeletNotReady", runtimeErr, "KubeletReady", "kubelet is posting ready status")
-}
-
-// pressure compares the machine with upstream's hard eviction thresholds.
-func (k *Keeper) pressure() (memory, disk, pids bool) {
-	if k.Dir == "" {
-		return false, false, false
-	}
-	if free := Meminfo("MemAvailable"); free > 0 && free < evictionMemory {
-		memory = true
-	}
-	var st unix.Statfs_t
-	if unix.Statfs(k.Dir, &st) == nil {
-		disk = st.Blocks > 0 && st.Bavail*100/st.Blocks < evictionDisk || st.Files > 0 && st.Ffree*100/st.Files < 5
-	}
-	return memory, disk, false
 }
 
 // listImages returns the largest images, as the scheduler's image locality wants them.
