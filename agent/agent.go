@@ -228,6 +228,9 @@ func (a *Agent) describe() {
 // Name implements the component.
 func (a *Agent) Name() string { return "agent" }
 
+// Status is the keeper of the node's status, for those who have something to say in it.
+func (a *Agent) Status() *node.Keeper { return a.keeper }
+
 // Run runs the node until ctx ends. Containers go on running.
 func (a *Agent) Run(ctx context.Context) error {
 	version, err := a.Runtime.Version(ctx)

@@ -179,6 +179,7 @@ type cluster struct {
 	runtime cri.Runtime
 	events  *events
 	options Options
+	agent   *Agent
 	stop    func()
 }
 
@@ -214,6 +215,7 @@ func (c *cluster) start() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.agent = a
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()

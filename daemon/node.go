@@ -174,6 +174,7 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	if err != nil {
 		return nil, nil, err
 	}
+	drivers.Status = kubelet.Status()
 	api := nodeapi.New(nodeapi.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
 	})

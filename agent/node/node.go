@@ -62,6 +62,8 @@ type Keeper struct {
 	ask   bool // the runtime has come or gone
 	// short is when each shortage was last seen, by the condition that tells of it.
 	short map[corev1.NodeConditionType]time.Time
+	// waiters are closed by the next report that is written.
+	waiters []chan struct{}
 	// What follows is Run's own.
 	listed    time.Time          // when the images were listed
 	runtime   *rt.StatusResponse // the runtime's last answer
@@ -106,9 +108,17 @@ func (k *Keeper) keep(ctx context.Context) {
 			}
 		}
 		wait := time.Until(renewed.Add(renewInterval))
-		if err := k.report(ctx); err != nil && ctx.Err() == nil {
-			k.Logger.Warn("node status is not written", "node", k.Name, "err", err)
+		waiters := k.takeWaiters()
+		if err := k.report(ctx); err != nil {
+			if ctx.Err() == nil {
+				k.Logger.Warn("node status is not written", "node", k.Name, "err", err)
+			}
 			wait = min(wait, retryInterval)
+			k.putBack(waiters)
+		} else {
+			for _, told := range waiters {
+				close(told)
+			}
 		}
 		if k.unready {
 			// A network that is just coming up tells nobody; asking soon again is what makes a node ready in time.

@@ -3,6 +3,7 @@ package csi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -39,6 +40,24 @@ type world struct {
 	node    *csi.Node
 	mounter *volume.Mounter
 	stop    func()
+	told    []string // what the node's status told of volumes in use, each time
+}
+
+// Report and Reported keep what would be told now.
+func (w *world) Report() {
+	used, err := w.node.InUse()
+	if err != nil {
+		w.t.Error(err)
+	}
+	w.told = append(w.told, fmt.Sprint(used))
+}
+
+func (w *world) Reported(context.Context) error {
+	if calls := w.driver.Calls(); len(calls) > 0 {
+		w.t.Errorf("before the use is reported, the driver gets %q", calls)
+	}
+	w.Report()
+	return nil
 }
 
 // objects reads volumes' objects from the API in memory.
@@ -92,7 +111,7 @@ func newWorld(t *testing.T) *world {
 
 // start runs the node's side; it may be stopped and started anew.
 func (w *world) start() {
-	w.node = csi.New(csi.Options{Client: w.Client(), NodeName: "n1", Root: w.root, Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil))})
+	w.node = csi.New(csi.Options{Client: w.Client(), NodeName: "n1", Root: w.root, Status: w, Logger: slog.New(slog.NewTextHandler(w.t.Output(), nil))})
 	w.mounter = volume.New(volume.Options{Dir: filepath.Join(w.root, "pods"), Objects: objects{c: w.Client()}, Plugins: []volume.Plugin{w.node}})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -243,8 +262,10 @@ func TestVolumesAreStagedOnceAndPublishedToEachPod(t *testing.T) {
 		}
 	}
 	w.calls("pods gone", "NodeUnpublishVolume v1", "NodeUnpublishVolume v1", "NodeUnstageVolume v1")
-	if used, err := w.node.InUse(); err != nil || len(used) != 0 {
-		t.Errorf("in use %v, %v", used, err)
+	// Told before the first use, before the second pod's, after the first pod and after the last.
+	one := "[kubernetes.io/csi/folders.example.com^v1]"
+	if want := []string{one, one, one, "[]"}; !slices.Equal(w.told, want) {
+		t.Errorf("in use, as told: %q, want %q", w.told, want)
 	}
 	if text, err := os.ReadFile(filepath.Join(w.driver.Dir, "v1", "row")); err != nil || string(text) != "1" {
 		t.Errorf("data after the pods: %q, %v", text, err)

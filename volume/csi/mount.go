@@ -113,7 +113,24 @@ func (n *Node) Mount(ctx context.Context, r *volume.Request) (volume.Mounted, er
 	if err := kept.save(r.Dir); err != nil {
 		return volume.Mounted{}, err
 	}
+	if !m.d.stages {
+		if err := m.claimUse(ctx, kept); err != nil {
+			return volume.Mounted{}, err
+		}
+	}
 	return m.publishVolume(ctx)
+}
+
+// claimUse has the node say that it uses an attached volume, before it does: then nobody detaches it under the pod, whatever
+// becomes of the pod's object.
+func (m *mount) claimUse(ctx context.Context, kept *data) error {
+	if kept.AttachmentID == "" || m.n.Status == nil {
+		return nil
+	}
+	if err := m.n.Status.Reported(ctx); err != nil {
+		return fmt.Errorf("report volume %s as in use: %w", m.handle, err)
+	}
+	return nil
 }
 
 func (m *mount) lifecycle() storagev1.VolumeLifecycleMode {
@@ -198,6 +215,9 @@ func (m *mount) stageVolume(ctx context.Context, kept *data) error {
 	}
 	dir := m.n.stagingDir(m.driverName, m.handle)
 	if err := kept.save(dir); err != nil {
+		return err
+	}
+	if err := m.claimUse(ctx, kept); err != nil {
 		return err
 	}
 	target := filepath.Join(dir, "globalmount")
@@ -391,5 +411,11 @@ func (n *Node) Unmount(ctx context.Context, _ types.UID, dir string) error {
 	if err := n.unstage(ctx, d, kept.VolumeHandle, dir); err != nil {
 		return err
 	}
-	return discard(dir, targets...)
+	if err := discard(dir, targets...); err != nil {
+		return err
+	}
+	if kept.AttachmentID != "" && n.Status != nil {
+		n.Status.Report() // who waits for the volume elsewhere need not wait for the next heartbeat
+	}
+	return nil
 }

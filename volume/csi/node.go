@@ -37,6 +37,16 @@ type Options struct {
 	// InProcess are drivers of this process, which have a controller service and nothing else.
 	InProcess map[string]grpc.ClientConnInterface
 	Logger    *slog.Logger
+	// Status, when set, is told when InUse changes.
+	Status Status
+}
+
+// Status is the node's status in the API, by which the control plane knows what it must not detach.
+type Status interface {
+	// Report has the volumes in use told soon.
+	Report()
+	// Reported returns once they are told as they are now.
+	Reported(ctx context.Context) error
 }
 
 // Node is the node's side of all drivers: the component that registers them, and the plugin that mounts their volumes. Safe for
