@@ -29,6 +29,7 @@ import (
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/controller"
+	"github.com/kebernetes/kebernetes/controller/certificates"
 	"github.com/kebernetes/kebernetes/controller/cluster"
 	"github.com/kebernetes/kebernetes/controller/scaling"
 	"github.com/kebernetes/kebernetes/controller/services"
@@ -344,6 +345,7 @@ func (s *System) addControllers() error {
 	loops = append(loops, workloads.Controllers(env)...)
 	loops = append(loops, services.Controllers(env, s.nodePorts())...)
 	loops = append(loops, scaling.Controllers(env)...)
+	loops = append(loops, certificates.Controllers(env, s.authority.SignRequest)...)
 	loops = append(loops, storage.Controllers(env)...)
 	loops = append(loops, storage.DriverControllers(env, s.driver)...)
 	restartKey, err := s.authority.Derive(workloads.ConfigHash)

@@ -70,6 +70,25 @@ func (a *Authority) SignNode(csrPEM []byte, node string, ttl time.Duration) ([]b
 	return encodeCerts([]*x509.Certificate{cert}), nil
 }
 
+// SignRequest signs what a request asks for: its subject and alternative names for its key, for these uses alone, valid for ttl or as
+// long as the CA is. The caller has verified the request and decided that it may be signed. It returns PEM.
+func (a *Authority) SignRequest(request *x509.CertificateRequest, use x509.KeyUsage, extended []x509.ExtKeyUsage, ttl time.Duration) ([]byte, error) {
+	if err := checkKey(request.PublicKey); err != nil {
+		return nil, fmt.Errorf("sign certificate of %s: %w", request.Subject.CommonName, err)
+	}
+	now := time.Now()
+	cert, err := a.cluster.sign(&x509.Certificate{
+		RawSubject: request.RawSubject,
+		DNSNames:   request.DNSNames, IPAddresses: request.IPAddresses, EmailAddresses: request.EmailAddresses, URIs: request.URIs,
+		NotBefore: now.Add(-backdate), NotAfter: now.Add(ttl),
+		KeyUsage: use, ExtKeyUsage: extended,
+	}, request.PublicKey)
+	if err != nil {
+		return nil, fmt.Errorf("sign certificate of %s: %w", request.Subject.CommonName, err)
+	}
+	return encodeCerts([]*x509.Certificate{cert}), nil
+}
+
 // NewNodeKey makes the key of a node, PEM. It is the machine's for as long as it is that node.
 func NewNodeKey() ([]byte, error) {
 	key, err := newKey()
