@@ -31,7 +31,8 @@ type Signals struct {
 	Shared       bool
 }
 
-// Filesystem is the space of one, in bytes and inodes; without size or inodes: not known, or not counted there.
+// Filesystem is the space of one, in bytes and inodes; without size or inodes: not known, or not counted there. What the file system
+// reserves for root belongs to neither Free nor Size, as in df's percentages: percent of it would be percent of what no pod can have.
 type Filesystem struct{ Free, Size, InodesFree, Inodes int64 }
 
 // ReadSignals asks the kernel. disk is a directory of the node's data; images is where the runtime keeps what it unpacks, empty: there, too.
@@ -54,7 +55,7 @@ func filesystem(dir string) (f Filesystem, device uint64) {
 	if unix.Statfs(dir, &space) != nil || unix.Stat(dir, &at) != nil {
 		return Filesystem{}, 0
 	}
-	f = Filesystem{Free: int64(space.Bavail) * space.Bsize, Size: int64(space.Blocks) * space.Bsize, InodesFree: int64(space.Ffree), Inodes: int64(space.Files)}
+	f = Filesystem{Free: int64(space.Bavail) * space.Bsize, Size: int64(space.Blocks-space.Bfree+space.Bavail) * space.Bsize, InodesFree: int64(space.Ffree), Inodes: int64(space.Files)}
 	return f, at.Dev
 }
 
