@@ -37,14 +37,14 @@ func newRoot() *cobra.Command {
 		Use:   "keb",
 		Short: "Kubernetes in one binary",
 		Long: "keb is Kubernetes in one binary: API server, scheduler, controllers, node agent, service network and DNS.\n\n" +
-			"Start a cluster on this machine with `keb server`, then talk to it with `keb kubectl`.",
+			"Start a cluster on this machine with `keb up` or `keb server`, then talk to it with `keb kubectl`.",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see `%s --help`)", err, cmd.CommandPath())
 	})
-	root.AddCommand(newServer(), newAgent(), newToken(), newKubectl(), newImage(), newNode(), newStatus(), newCheck(), newReset(), newBackup(), newRestore(), newSecrets(), newVersion())
+	root.AddCommand(newUp(), newDown(), newServer(), newAgent(), newToken(), newKubectl(), newImage(), newNode(), newStatus(), newCheck(), newReset(), newBackup(), newRestore(), newSecrets(), newVersion())
 	root.InitDefaultCompletionCmd()
 	for _, c := range append(root.Commands(), root) {
 		if !c.Runnable() {

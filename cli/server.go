@@ -135,7 +135,11 @@ func newReset() *cobra.Command {
 		if !*yes && !confirm(cmd, fmt.Sprintf("Remove the cluster in %s with all its containers and data?", *dir)) {
 			return fmt.Errorf("nothing was removed")
 		}
-		return daemon.Reset(*dir, newLogger(cmd.ErrOrStderr(), "info"))
+		log := newLogger(cmd.ErrOrStderr(), "info")
+		if nodes, err := daemon.LocalNodes(*dir); err == nil && len(nodes) > 0 {
+			return daemon.Down(*dir, false, log)
+		}
+		return daemon.Reset(*dir, log)
 	}
 	return cmd
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -28,44 +29,57 @@ func newStatus() *cobra.Command {
 	}
 	dir := dataDirFlag(cmd)
 	wait := cmd.Flags().Duration("wait", 0, "wait this long until all nodes are ready")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		pid, err := daemon.Holder(*dir)
-		if err != nil {
-			return err
-		}
-		if pid == 0 {
-			return fmt.Errorf("no keb server runs on %s", *dir)
-		}
-		remote, err := connect("", *dir, "keb-status", slog.New(slog.DiscardHandler), client.MirrorSpec{Resource: schema.GroupResource{Resource: "nodes"}})
-		if err != nil {
-			return err
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), max(*wait, statusAnswer))
-		defer cancel()
-		done := make(chan error, 1)
-		go func() { done <- remote.Run(ctx) }()
-		defer func() { cancel(); <-done }()
-		if err := remote.WaitSynced(ctx); err != nil {
-			return fmt.Errorf("process %d does not answer: %w", pid, err)
-		}
-		c := client.New(remote, remote.Table())
-		if *wait > 0 {
-			if err := waitReady(ctx, c); err != nil {
-				return err
-			}
-		}
-		return printStatus(cmd.OutOrStdout(), pid, c)
-	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return status(cmd, *dir, *wait) }
 	return cmd
 }
 
-func isReady(n *corev1.Node) bool {
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			return c.Status == corev1.ConditionTrue
+// status prints how the cluster of a data directory is, after waiting for its nodes where that is wanted.
+func status(cmd *cobra.Command, dir string, wait time.Duration) error {
+	pid, err := daemon.Holder(dir)
+	if err != nil {
+		return err
+	}
+	nodes, err := daemon.LocalNodes(dir)
+	switch {
+	case err != nil:
+		return err
+	case pid == 0 && len(nodes) > 0:
+		return fmt.Errorf("the server of the cluster of %d nodes in %s does not run; `keb up` starts it", len(nodes), dir)
+	case pid == 0:
+		return fmt.Errorf("no keb server runs on %s", dir)
+	}
+	remote, err := connect("", dir, "keb-status", slog.New(slog.DiscardHandler), client.MirrorSpec{Resource: schema.GroupResource{Resource: "nodes"}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), max(wait, statusAnswer))
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- remote.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	if err := remote.WaitSynced(ctx); err != nil {
+		return fmt.Errorf("process %d does not answer: %w", pid, err)
+	}
+	c := client.New(remote, remote.Table())
+	if wait > 0 {
+		if err := waitReady(ctx, c); err != nil {
+			return err
 		}
 	}
-	return false
+	return errors.Join(printStatus(cmd.OutOrStdout(), pid, c), allRun(nodes))
+}
+
+// allRun says which nodes of a cluster of `keb up` have no process: the cluster learns of that later, by their silence.
+func allRun(nodes []daemon.LocalNode) error {
+	var errs []error
+	for _, n := range nodes {
+		pid, err := daemon.Holder(n.DataDir)
+		if err == nil && pid == 0 {
+			err = fmt.Errorf("%s does not run; `keb up` starts it", n.Name)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // waitReady waits until there are nodes and all are ready.
@@ -75,7 +89,7 @@ func waitReady(ctx context.Context, c *client.Client) error {
 		nodes := client.List[*corev1.Node](c, snapshot, "", nil)
 		ready := 0
 		for _, n := range nodes {
-			if isReady(n) {
+			if daemon.NodeReady(n) {
 				ready++
 			}
 		}
@@ -98,7 +112,7 @@ func printStatus(out io.Writer, pid int, c *client.Client) error {
 	unready := 0
 	for _, n := range client.List[*corev1.Node](c, c.Snapshot(), "", nil) {
 		state := "Ready"
-		if !isReady(n) {
+		if !daemon.NodeReady(n) {
 			state = "NotReady"
 			unready++
 		}

@@ -117,9 +117,6 @@ func (c *containerd) prepare() error {
 	if err := bundle.Unpack(c.bin, bundle.Containerd, bundle.Shim, bundle.Runc, bundle.CNI); err != nil {
 		return err
 	}
-	if err := dropStateOfEarlierBoot(filepath.Dir(c.state)); err != nil {
-		return err
-	}
 	for _, dir := range []string{c.root, c.state, c.cniConf} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("prepare containerd: %w", err)

@@ -23,24 +23,36 @@ func takeLock(dataDir string) (*lock, error) {
 	if err := os.MkdirAll(dataDir, 0o711); err != nil {
 		return nil, fmt.Errorf("make data directory: %w", err)
 	}
-	f, err := os.OpenFile(lockPath(dataDir), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	held, by, err := lockFile(lockPath(dataDir))
+	if errors.Is(err, unix.EAGAIN) {
+		return nil, fmt.Errorf("data directory %s is in use by process %d; stop it or choose another --data-dir", dataDir, by)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("lock data directory: %w", err)
+		return nil, fmt.Errorf("lock data directory %s: %w", dataDir, err)
+	}
+	return held, nil
+}
+
+// lockFile claims a file and writes this process's number into it. by is who holds it.
+func lockFile(path string) (held *lock, by int, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, 0, err
 	}
 	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, wholeFile()); err != nil {
 		defer f.Close()
 		if errors.Is(err, unix.EAGAIN) {
-			return nil, fmt.Errorf("data directory %s is in use by process %d; stop it or choose another --data-dir", dataDir, readPID(f))
+			by = readPID(f)
 		}
-		return nil, fmt.Errorf("lock data directory %s: %w", dataDir, err)
+		return nil, by, err
 	}
 	if err := f.Truncate(0); err != nil {
-		return nil, fmt.Errorf("lock data directory: %w", err)
+		return nil, 0, err
 	}
 	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0); err != nil {
-		return nil, fmt.Errorf("lock data directory: %w", err)
+		return nil, 0, err
 	}
-	return &lock{f}, nil
+	return &lock{f}, 0, nil
 }
 
 func (l *lock) release() { l.file.Close() }

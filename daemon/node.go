@@ -108,6 +108,10 @@ func (m machine) runtime() (parts []Component, endpoint string) {
 // parts returns the node's API and its parts, in the order in which they start: network, services, names, ingress, volumes, agent.
 func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Component, error) {
 	c := m.config
+	// Before anything starts: the parts put their sockets there.
+	if err := dropStateOfEarlierBoot(filepath.Join(c.DataDir, "run")); err != nil {
+		return nil, nil, err
+	}
 	runtime, err := cri.Connect(ctx, endpoint)
 	if err != nil {
 		return nil, nil, err

@@ -34,42 +34,40 @@ func Reset(dataDir string, log *slog.Logger) error {
 	if err := stopHolder(dataDir, resetGrace); err != nil {
 		return err
 	}
+	return errors.Join(
+		removeContainers(dataDir, real, log),
+		removeStep(log, "network", func() error { return resetNetwork(dataDir) }),
+		removeStep(log, "files", func() error { return removeFiles(real, dataDir) }),
+	)
+}
+
+// removeContainers ends the containers and the runtime of a data directory, whose path without links is real, and removes their mounts,
+// cgroups and sockets.
+func removeContainers(dataDir, real string, log *slog.Logger) error {
 	root := cgroupRoot(dataDir)
 	sockets := shimSockets(dataDir)
-	steps := []struct {
-		name string
-		do   func() error
-	}{
-		{"containers", func() error { return killCgroup(root) }},
-		{"runtime", func() error { return killExecutables(filepath.Join(real, "bin")) }},
-		{"mounts", func() error { return unmountBelow(real) }},
-		{"network", func() error { return resetNetwork(dataDir) }},
-		{"cgroups", func() error { return removeCgroup(root) }},
-		{"sockets", func() error { return removeSockets(sockets) }},
-		{"files", func() error { return removeFiles(real, dataDir) }},
+	return errors.Join(
+		removeStep(log, "containers", func() error { return killCgroup(root) }),
+		removeStep(log, "runtime", func() error { return killExecutables(filepath.Join(real, "bin")) }),
+		removeStep(log, "mounts", func() error { return unmountBelow(real) }),
+		removeStep(log, "cgroups", func() error { return removeCgroup(root) }),
+		removeStep(log, "sockets", func() error { return removeSockets(sockets) }),
+	)
+}
+
+func removeStep(log *slog.Logger, what string, do func() error) error {
+	if err := do(); err != nil {
+		return fmt.Errorf("remove %s: %w", what, err)
 	}
-	var errs []error
-	for _, s := range steps {
-		if err := s.do(); err != nil {
-			errs = append(errs, fmt.Errorf("remove %s: %w", s.name, err))
-			continue
-		}
-		log.Debug("removed", "what", s.name)
-	}
-	return errors.Join(errs...)
+	log.Debug("removed", "what", what)
+	return nil
 }
 
 // removeFiles removes the data directory, and what leads to it when that is a link. Where something is still mounted below, it
 // removes nothing: a volume may be a directory of the machine's own.
 func removeFiles(real, dataDir string) error {
-	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(real))
-	if err != nil {
+	if err := nothingMounted(real); err != nil {
 		return err
-	}
-	// The directory may be the root of a file system of its own, which is emptied and stays.
-	left = slices.DeleteFunc(left, func(m *mountinfo.Info) bool { return m.Mountpoint == real })
-	if len(left) > 0 {
-		return fmt.Errorf("%s is still mounted", left[0].Mountpoint)
 	}
 	entries, err := os.ReadDir(real)
 	if err != nil {
@@ -83,6 +81,20 @@ func removeFiles(real, dataDir string) error {
 		errs = append(errs, ignoreMissing(err), ignoreMissing(os.Remove(dataDir)))
 	}
 	return errors.Join(errs...)
+}
+
+// nothingMounted says what is still mounted below a directory.
+func nothingMounted(real string) error {
+	left, err := mountinfo.GetMounts(mountinfo.PrefixFilter(real))
+	if err != nil {
+		return err
+	}
+	// The directory may be the root of a file system of its own, which is emptied and stays.
+	left = slices.DeleteFunc(left, func(m *mountinfo.Info) bool { return m.Mountpoint == real })
+	if len(left) > 0 {
+		return fmt.Errorf("%s is still mounted", left[0].Mountpoint)
+	}
+	return nil
 }
 
 func ignoreMissing(err error) error {

@@ -70,6 +70,9 @@ type System struct {
 // Serve runs a server until ctx is done. c is complete and valid.
 func Serve(ctx context.Context, c config.Config, log *slog.Logger) error {
 	start := time.Now()
+	if err := checkLocal(c); err != nil {
+		return err
+	}
 	// The port first: nothing has changed yet when it is taken.
 	socket, err := listen(c.Listen)
 	if err != nil {

@@ -34,7 +34,7 @@ import (
 func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "keb":
-		os.Exit(cli.Main(os.Args[1:]))
+		os.Exit(kebMain())
 	case "janitor":
 		// Standard input ends with the test or with its process, whatever ends that.
 		_, _ = io.Copy(io.Discard, os.Stdin)
@@ -194,6 +194,13 @@ func (n *node) serve(t *testing.T) time.Duration {
 		}
 	}
 	took := time.Since(began)
+	n.connect(t)
+	return took
+}
+
+// connect opens the administrator's connection to the cluster.
+func (n *node) connect(t *testing.T) {
+	t.Helper()
 	c, err := clientcmd.BuildConfigFromFlags("", filepath.Join(n.dir, "admin.kubeconfig"))
 	must(t, err)
 	tls, err := rest.TLSConfigFor(c)
@@ -202,7 +209,6 @@ func (n *node) serve(t *testing.T) time.Duration {
 	n.api = &http.Client{Transport: &http.Transport{TLSClientConfig: tls, DialContext: func(_ context.Context, network, addr string) (net.Conn, error) {
 		return n.inside.Dial(network, "", addr)
 	}}}
-	return took
 }
 
 // run starts the machine's server or agent, whose output goes to its log.
@@ -434,8 +440,16 @@ func cgroupFile(t *testing.T, pid string, names ...string) string {
 	return ""
 }
 
-// importImage stores the test's image on the node: busybox with all its names, and the programs of the examples.
+// importImage stores the test's image on the node.
 func (n *node) importImage(t *testing.T) {
+	t.Helper()
+	if out, err := n.keb(t, "image", "import", testImage(t), "--data-dir", n.dir); err != nil || out != "imported "+image+"\n" {
+		t.Fatalf("import the image: %v\n%s", err, out)
+	}
+}
+
+// testImage builds the test's image: busybox with all its names, and the programs of the examples.
+func testImage(t *testing.T) (file string) {
 	t.Helper()
 	bin := t.TempDir()
 	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", bin, "./examples/hello", "./examples/fetch")
@@ -459,11 +473,9 @@ func (n *node) importImage(t *testing.T) {
 	}
 	var tar bytes.Buffer
 	must(t, bundle.WriteImage(&tar, img))
-	file := filepath.Join(bin, "image.tar")
+	file = filepath.Join(bin, "image.tar")
 	must(t, os.WriteFile(file, tar.Bytes(), 0o600))
-	if out, err := n.keb(t, "image", "import", file, "--data-dir", n.dir); err != nil || out != "imported "+image+"\n" {
-		t.Fatalf("import the image: %v\n%s", err, out)
-	}
+	return file
 }
 
 // hostFile reads a file of the node's directory.
