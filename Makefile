@@ -36,6 +36,10 @@ run: images ## start a cluster on this machine and deploy examples/hello
 test: images ## run all tests, the real ones included, and count them
 	$(GO) run ./testrun ./...
 
+.PHONY: churn
+churn: images ## make, change and delete workloads on three nodes for MINUTES (30), and count what is left
+	KEB_CHURN_MINUTES=$(or $(MINUTES),30) $(GO) test -count 1 -run 'TestChurn$$' -v -parallel 3 -timeout 24h ./realnode
+
 .PHONY: fuzz
 fuzz: ## run each fuzz target for a minute
 	$(GO) run ./testrun -fuzz 1m ./...

@@ -2,6 +2,7 @@ package apps
 
 import (
 	"fmt"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -125,9 +126,25 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	selector, errs := meta.ValidateSelector(spec.Selector, "statefulset", at.Child("selector"))
 	r.Add(errs...)
 	if selector != nil {
-		podsOf(&r, at.Child("template"), &spec.Template, selector, "StatefulSet")
+		podsOf(&r, at.Child("template"), withClaims(spec), selector, "StatefulSet")
 	}
 	return r.Errs
+}
+
+// withClaims is the template as its pods get it: the claims that are made for each are its volumes, instead of those of the same name.
+func withClaims(spec *appsv1.StatefulSetSpec) *corev1.PodTemplateSpec {
+	if len(spec.VolumeClaimTemplates) == 0 {
+		return &spec.Template
+	}
+	out := spec.Template
+	out.Spec.Volumes = slices.DeleteFunc(slices.Clone(out.Spec.Volumes), func(v corev1.Volume) bool {
+		return slices.ContainsFunc(spec.VolumeClaimTemplates, func(c corev1.PersistentVolumeClaim) bool { return c.Name == v.Name })
+	})
+	for _, c := range spec.VolumeClaimTemplates {
+		out.Spec.Volumes = append(out.Spec.Volumes, corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}})
+	}
+	return &out
 }
 
 // podsOf checks the template of a workload, named by its kind, whose pods run for ever.
