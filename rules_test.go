@@ -48,6 +48,7 @@ var mayImport = map[string][]string{
 	"testcluster": {"*"},
 	"join":        {"auth", "client", "kinds"},
 	"tunnel":      {},
+	"withdraw":    {"client"},
 	"cli":         {"agent/simulate", "auth", "bundle", "client", "config", "cri", "daemon", "kinds"},
 	"cmd":         {"cli"},
 	"crash":       {"*"},
@@ -61,6 +62,7 @@ var onlyBy = map[string][]string{
 	"daemon":        {"cli", "testcluster"},
 	"join":          {"daemon"},
 	"tunnel":        {"daemon"},
+	"withdraw":      {"daemon"},
 	"apiserver":     {"daemon", "testcluster"},
 	"kinds/builtin": {"daemon", "testcluster", "cli", "kinds"},
 }

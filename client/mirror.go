@@ -242,6 +242,11 @@ func (m *mirror) await(ctx context.Context, shown func(seen int64) bool) {
 	case <-late.C:
 		m.remote.o.Logger.Warn("a write is done, but not seen yet", "resource", m.resource(), "after", mirrorWait)
 	}
+	m.giveUp(w)
+}
+
+// giveUp forgets a waiter.
+func (m *mirror) giveUp(w *waiter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.waiting = slices.DeleteFunc(m.waiting, func(other *waiter) bool { return other == w })

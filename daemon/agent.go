@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kebernetes/kebernetes/auth"
@@ -23,6 +24,7 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/builtin"
 	"github.com/kebernetes/kebernetes/network/policy"
 	"github.com/kebernetes/kebernetes/tunnel"
+	"github.com/kebernetes/kebernetes/withdraw"
 )
 
 // identityDir is where a node keeps what makes it one.
@@ -124,6 +126,10 @@ func agentParts(ctx context.Context, c config.Config, identity *join.Identity, l
 	own := client.New(remote, remote.Table())
 	m := machine{config: c, log: log, registry: registry, agent: own, proxy: own, dns: own, ingress: own, policy: client.New(everywhere, everywhere.Table())}
 	parts, endpoint := m.runtime()
+	m.others = withdraw.Ask(remote.PostPath)
+	m.seen = func(ctx context.Context, revision int64) error {
+		return remote.WaitSeen(ctx, client.ResourceOf[*discoveryv1.EndpointSlice](own), revision)
+	}
 	api, rest, err := m.parts(ctx, endpoint)
 	if err != nil {
 		return nil, err

@@ -1,10 +1,6 @@
 package daemon
 
 import (
-	"context"
-	"net/netip"
-
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"github.com/kebernetes/kebernetes/config"
@@ -43,28 +39,4 @@ func (m machine) newIngress() (*ingress.Server, error) {
 		Client: m.ingress, Registerer: m.registry, Logger: m.log,
 		HTTP: address(m.config.IngressHTTP), HTTPS: address(m.config.IngressHTTPS),
 	})
-}
-
-// withdrawer is a part that sends requests to pods.
-type withdrawer interface {
-	WaitWithdrawn(ctx context.Context, addrs ...netip.Addr) error
-}
-
-// withdraw makes a pod's end wait until this node's parts send it nothing new.
-func withdraw(parts ...withdrawer) func(context.Context, *corev1.Pod) {
-	return func(ctx context.Context, pod *corev1.Pod) {
-		if pod.Spec.HostNetwork {
-			return // its address is the node's, which others serve at: it would wait for them until its grace is over
-		}
-		var addrs []netip.Addr
-		for _, ip := range pod.Status.PodIPs {
-			if addr, err := netip.ParseAddr(ip.IP); err == nil {
-				addrs = append(addrs, addr)
-			}
-		}
-		for _, part := range parts {
-			// When the wait ends early the pod's grace is over: it must end whatever the others do.
-			_ = part.WaitWithdrawn(ctx, addrs...)
-		}
-	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/kebernetes/kebernetes/join"
 	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/tunnel"
+	"github.com/kebernetes/kebernetes/withdraw"
 )
 
 // newJoining returns what lets machines in; it needs a client yet.
@@ -42,7 +43,7 @@ func nodeRoles() []kinds.Object {
 	return append(
 		groupRole("keb:node-joiner", auth.BootstrapGroup, rbacv1.PolicyRule{Verbs: []string{"post"}, NonResourceURLs: []string{join.Path}}),
 		groupRole("keb:node", auth.GroupNodes,
-			rbacv1.PolicyRule{Verbs: []string{"post"}, NonResourceURLs: []string{join.Path}},
+			rbacv1.PolicyRule{Verbs: []string{"post"}, NonResourceURLs: []string{join.Path, withdraw.Path}},
 			rbacv1.PolicyRule{Verbs: []string{"get"}, NonResourceURLs: []string{tunnel.Path}},
 			rbacv1.PolicyRule{Verbs: read, APIGroups: []string{""}, Resources: []string{"nodes", "services"}},
 			// Network policies name pods of all nodes by their labels.

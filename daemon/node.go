@@ -27,6 +27,7 @@ import (
 	"github.com/kebernetes/kebernetes/proxy"
 	"github.com/kebernetes/kebernetes/tunnel"
 	"github.com/kebernetes/kebernetes/volume"
+	"github.com/kebernetes/kebernetes/withdraw"
 )
 
 // nodes finds the kubelet API of each node: in this process, or behind the connection that the node's agent keeps. Safe for
@@ -77,6 +78,8 @@ func (s *System) addNode(ctx context.Context) error {
 		policy: s.As(component("keb-policy")),
 	}
 	runtime, endpoint := m.runtime()
+	m.others = s.leaving.Withdraw
+	m.seen = func(context.Context, int64) error { return nil } // this process's copy is the server's own
 	s.components = append(s.components, runtime...)
 	api, parts, err := m.parts(ctx, endpoint)
 	if err != nil {
@@ -91,6 +94,10 @@ type machine struct {
 	config   config.Config
 	log      *slog.Logger
 	registry *prometheus.Registry
+	// others waits until no other node sends new connections to a pod; seen until proxy's copy is at a revision of the server's
+	// EndpointSlices.
+	others func(ctx context.Context, pod *corev1.Pod) error
+	seen   func(ctx context.Context, revision int64) error
 	// agent, proxy, dns, ingress and policy are who these parts act as. policy sees all pods, of which other machines' copies hold
 	// only what policies depend on.
 	agent, proxy, dns, ingress, policy *client.Client
@@ -165,6 +172,8 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	if err != nil {
 		return nil, nil, err
 	}
+	parts := []withdraw.Part{rules, front}
+	ends := &withdraw.Agent{Client: m.proxy, Parts: parts, Others: m.others, Logger: m.log}
 	kubelet, err := agent.New(agent.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, NodeIPs: []string{c.NodeIP},
 		Recorder: client.NewRecorder(m.agent, "kubelet", m.log).OnHost(c.NodeName), Logger: m.log,
@@ -172,7 +181,7 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 		PauseSeccomp: pauseSeccomp(c),
 		CgroupRoot:   "/" + cgroupRoot(c.DataDir) + "/kubepods",
 		ClusterDNS:   []string{c.DNSAddress().String()}, ClusterDomain: c.ClusterDomain,
-		Withdraw: withdraw(rules, front), Version: config.KubernetesVersion,
+		Withdraw: ends.Withdraw, Version: config.KubernetesVersion,
 		Plugins: []volume.Plugin{drivers}, VolumesInUse: drivers.InUse,
 	})
 	if err != nil {
@@ -182,7 +191,13 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	api := nodeapi.New(nodeapi.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
 	})
-	return withRelay(api, drivers), []Component{policies, links, ways, rules, names, front, drivers, kubelet}, nil
+	answer := &withdraw.Node{Parts: parts, Next: withRelay(api, drivers), CatchUp: func(ctx context.Context, revision int64) error {
+		if err := m.seen(ctx, revision); err != nil {
+			return err
+		}
+		return rules.WaitRevision(ctx, m.proxy.Snapshot().Revision())
+	}}
+	return answer, []Component{policies, links, ways, rules, names, front, drivers, kubelet}, nil
 }
 
 // podCIDRs waits until the node has its range of pod addresses, and returns it.

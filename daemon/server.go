@@ -43,6 +43,7 @@ import (
 	"github.com/kebernetes/kebernetes/store"
 	"github.com/kebernetes/kebernetes/store/local"
 	"github.com/kebernetes/kebernetes/tunnel"
+	"github.com/kebernetes/kebernetes/withdraw"
 )
 
 const (
@@ -62,6 +63,7 @@ type System struct {
 	api        *apiserver.Server
 	nodes      *nodes
 	tunnels    *tunnel.Hub
+	leaving    *withdraw.Server
 	registry   *prometheus.Registry
 	socket     net.Listener
 	components []Component
@@ -180,6 +182,7 @@ func (s *System) addAPI() error {
 	joining := s.newJoining()
 	s.tunnels = &tunnel.Hub{Identify: nodeOf, Logger: s.log}
 	s.nodes = &nodes{hub: s.tunnels}
+	s.leaving = withdraw.NewServer(withdraw.Options{Node: s.nodes.Node, Identify: nodeOf, Logger: s.log})
 	s.api, err = apiserver.New(apiserver.Options{
 		Table:         s.table,
 		Store:         s.store,
@@ -199,6 +202,7 @@ func (s *System) addAPI() error {
 			RotateKeyPath:                       rotateKey(s.store, s.log),
 			join.Path:                           joining,
 			tunnel.Path:                         s.tunnels,
+			withdraw.Path:                       s.leaving,
 		},
 		ServiceCIDR: netip.MustParsePrefix(c.ServiceCIDR),
 		Advertise:   s.advertise(),
@@ -210,6 +214,7 @@ func (s *System) addAPI() error {
 	}
 	names, ips := pki.ServerNames(c.ClusterDomain, c.APIServiceAddress(), append(c.CertificateNames, c.NodeName, c.NodeIP, c.AdvertiseIP)...)
 	joining.Client = s.As(&auth.User{Name: "system:apiserver", Groups: []string{auth.GroupMasters, auth.GroupAuthenticated}})
+	s.leaving.Client = joining.Client
 	s.Add(s.store)
 	if s.socket != nil { // without one, a cluster inside a test process
 		s.Add(&listener{socket: s.socket, handler: s.api, tls: s.authority.Server(names, ips).TLSConfig(), log: s.log})
@@ -219,6 +224,7 @@ func (s *System) addAPI() error {
 	}
 	s.Add(s.api)
 	s.Add(s.tunnels)
+	s.Add(s.leaving)
 	return nil
 }
 

@@ -57,6 +57,18 @@ func New(t testing.TB) *Namespace {
 	return ns
 }
 
+// Of opens the namespace that a process is in.
+func Of(t testing.TB, pid string) *Namespace {
+	t.Helper()
+	fd, err := unix.Open("/proc/"+pid+"/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("open the network namespace of process %s: %v", pid, err)
+	}
+	ns := &Namespace{Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), fd: fd}
+	t.Cleanup(ns.Close)
+	return ns
+}
+
 // Close lets the namespace go before the test ends.
 func (ns *Namespace) Close() {
 	if ns.fd >= 0 {
