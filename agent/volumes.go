@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -131,7 +132,7 @@ func (w *worker) mountVolumes(ctx context.Context, action lifecycle.Action) {
 					delay = min(2*f.Delay, lastMountRetry)
 				}
 				for _, err := range errs {
-					w.event(corev1.EventTypeWarning, "FailedMount", err.Error())
+					w.tellMount(err)
 				}
 				w.state.VolumeFailure = &lifecycle.Failure{Reason: "FailedMount", Message: errors.Join(errs...).Error(), Delay: delay, Retry: time.Now().Add(delay)}
 				return
@@ -175,8 +176,40 @@ func (w *worker) mountOne(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 		m, err = w.a.Volumes.Mount(ctx, pod, v)
 		return m, "", err
 	}
-	imageRef, err = w.volumeImage(ctx, pod, v.Image)
-	return volume.Mounted{ReadOnly: true}, imageRef, err
+	if imageRef, err = w.volumeImage(ctx, pod, v.Image); err != nil {
+		return volume.Mounted{}, "", &imageVolumeError{v.Name, err}
+	}
+	return volume.Mounted{ReadOnly: true}, imageRef, nil
+}
+
+// imageVolumeError is why an image volume is not there; err is an *image.Error.
+type imageVolumeError struct {
+	volume string
+	err    error
+}
+
+func (e *imageVolumeError) Error() string { return e.err.Error() }
+func (e *imageVolumeError) Unwrap() error { return e.err }
+
+// tellMount tells why a volume is not there: by an event, or where it is an image whose pull was told of already, by the state of the
+// containers that mount it. The lock is held.
+func (w *worker) tellMount(err error) {
+	var of *imageVolumeError
+	var why *image.Error
+	if !errors.As(err, &of) || !errors.As(err, &why) {
+		w.event(corev1.EventTypeWarning, "FailedMount", err.Error())
+		return
+	}
+	for _, list := range [][]corev1.Container{w.pod.Spec.InitContainers, w.pod.Spec.Containers} {
+		for i := range list {
+			c := &list[i]
+			if !slices.ContainsFunc(c.VolumeMounts, func(vm corev1.VolumeMount) bool { return vm.Name == of.volume }) {
+				continue
+			}
+			w.tell(w.pod, c.Name, corev1.EventTypeWarning, "Failed", "Error: "+why.Reason)
+			w.state.Waiting[c.Name] = &lifecycle.Failure{Reason: why.Reason, Message: why.Message, Retry: time.Now()}
+		}
+	}
 }
 
 // volumeImage pulls the image of an image volume.
@@ -188,6 +221,7 @@ func (w *worker) volumeImage(ctx context.Context, pod *corev1.Pod, s *corev1.Ima
 	if failure != nil {
 		return "", failure
 	}
+	w.a.keeper.ImagesChanged()
 	return ref, nil
 }
 

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -20,13 +21,14 @@ import (
 
 // What a backup held is there again after a restore. A file that ends too early anywhere restores nothing at all.
 func TestBackup(t *testing.T) {
+	const hidden = "correct-horse-battery-staple"
 	dir := t.TempDir()
 	authority, err := pki.Open(filepath.Join(dir, pkiDir))
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := store.Key{Resource: "secrets", Namespace: "default", Name: "s"}
-	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Data: map[string][]byte{"k": []byte("v")}}
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s"}, Data: map[string][]byte{"k": []byte(hidden)}}
 	inStore(t, dir, func(l store.Store) {
 		if res := l.Commit(t.Context(), store.Write{Key: key, Object: s}); res[0].Err != nil {
 			t.Fatal(res[0].Err)
@@ -37,6 +39,9 @@ func TestBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := backup.Bytes()
+	if bytes.Contains(whole, []byte(hidden)) || bytes.Contains(whole, []byte(base64.StdEncoding.EncodeToString([]byte(hidden)))) {
+		t.Error("a Secret is in the backup as it is")
+	}
 	// A tar archive is made of blocks of 512 bytes; it ends in blocks of nothing, which a copy may well be without.
 	for end := 0; end <= len(bytes.TrimRight(whole, "\x00")); end += 512 {
 		into := t.TempDir()
@@ -58,7 +63,7 @@ func TestBackup(t *testing.T) {
 	}
 	inStore(t, into, func(l store.Store) {
 		item := l.Snapshot().Get(key)
-		if item == nil || string(item.Object.(*corev1.Secret).Data["k"]) != "v" {
+		if item == nil || string(item.Object.(*corev1.Secret).Data["k"]) != hidden {
 			t.Errorf("restored: %+v", item)
 		}
 	})

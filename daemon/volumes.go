@@ -51,7 +51,11 @@ func (s *System) driver(node, name string) grpc.ClientConnInterface {
 // localClass is the storage class of claims that name none: a folder on the node that the first pod is scheduled to.
 func localClass() kinds.Object {
 	return &storagev1.StorageClass{
-		ObjectMeta:           metav1.ObjectMeta{Name: "local", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "local", Annotations: map[string]string{
+			"storageclass.kubernetes.io/is-default-class": "true",
+			"kubernetes.io/description": "Folders on the node of the first pod that uses the claim. The node's file system keeps them within their size " +
+				"if it has project quotas; the annotation keb.dev/size-bounded of each volume says whether it does.",
+		}},
 		Provisioner:          storage.LocalProvisioner,
 		ReclaimPolicy:        ptr.To(corev1.PersistentVolumeReclaimDelete),
 		VolumeBindingMode:    ptr.To(storagev1.VolumeBindingWaitForFirstConsumer),

@@ -53,7 +53,9 @@ func TestNodes(t *testing.T) {
 	n2.importImage(t)
 	n1.kubectl(t, "cordon", "n1")
 	t.Run("streams", func(t *testing.T) {
-		for name, f := range map[string]func(*testing.T, *node){"streams": testStreams, "logs": testLogs} {
+		for name, f := range map[string]func(*testing.T, *node){
+			"streams": testStreams, "logs": testLogs, "folder": testFolder, "disk limits": testDiskLimits, "image volume": testImageVolume,
+		} {
 			t.Run(name, func(t *testing.T) { f(t, n1) })
 		}
 	})

@@ -18,7 +18,8 @@ func TestNode(t *testing.T) {
 	part("ingress", testIngress)
 	t.Run("pods", func(t *testing.T) {
 		for name, f := range map[string]func(*testing.T, *node){
-			"files": testFiles, "folder": testFolder, "identity": testIdentity, "order": testOrder, "probes": testProbes, "faults": testFaults, "crash loop": testCrashLoop, "streams": testStreams, "logs": testLogs, "ends": testEnds,
+			"files": testFiles, "folder": testFolder, "disk limits": testDiskLimits, "image volume": testImageVolume, "secrets": testSecretsStayInMemory, "configurations": testConfigurations, "claims": testClaimsExplain,
+			"identity": testIdentity, "order": testOrder, "probes": testProbes, "faults": testFaults, "crash loop": testCrashLoop, "streams": testStreams, "logs": testLogs, "ends": testEnds,
 		} {
 			t.Run(name, func(t *testing.T) { f(t, n) })
 		}

@@ -94,9 +94,13 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// Tmpfs implements Mounts.
+// Tmpfs implements Mounts. What is in it is not swapped to a disk, where the kernel can see to that (Linux 6.4).
 func (Kernel) Tmpfs(dir, options string) error {
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
+	err := unix.Mount("tmpfs", dir, "tmpfs", 0, options+",noswap")
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
+		err = unix.Mount("tmpfs", dir, "tmpfs", 0, options)
+	}
+	if err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
 	}
 	return nil

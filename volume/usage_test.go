@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -116,5 +117,26 @@ func TestMeasureDeep(t *testing.T) {
 	u, err := Measure(t.Context(), dir)
 	if err != nil || u.Inodes != deepest+2 {
 		t.Errorf("%d inodes, %v", u.Inodes, err)
+	}
+}
+
+// BenchmarkMeasure counts 10,000 files in 100 directories.
+func BenchmarkMeasure(b *testing.B) {
+	dir := b.TempDir()
+	for d := range 100 {
+		at := filepath.Join(dir, strconv.Itoa(d))
+		if err := os.Mkdir(at, 0o755); err != nil {
+			b.Fatal(err)
+		}
+		for f := range 100 {
+			if err := os.WriteFile(filepath.Join(at, strconv.Itoa(f)), []byte("x"), 0o600); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	for b.Loop() {
+		if _, err := Measure(b.Context(), dir); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

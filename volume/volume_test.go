@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -289,6 +290,18 @@ func TestEmptyDirInMemoryIsBounded(t *testing.T) {
 	}
 	if mode(t, got.Path).Perm() != 0o777 {
 		t.Errorf("mode %v", mode(t, got.Path))
+	}
+	able := t.TempDir()
+	if unix.Mount("tmpfs", able, "tmpfs", 0, "noswap") != nil {
+		return
+	}
+	if err := unix.Unmount(able, 0); err != nil {
+		t.Error(err)
+	}
+	for line := range strings.Lines(read(t, "/proc/mounts")) {
+		if strings.Contains(line, got.Path) && !strings.Contains(line, "noswap") {
+			t.Errorf("what is in memory may be swapped to a disk: %s", line)
+		}
 	}
 }
 

@@ -132,11 +132,12 @@ func TestPullsAtATime(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	secret := &corev1.Secret{Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte(`{"auths":{
 		"https://index.docker.io/v1/":{"auth":"aHViOnB3"},"*.corp.example":{"username":"glob","password":"x"},"reg.corp.example/team":{"username":"team","password":"y"}}}`)}}
+	older := &corev1.Secret{Data: map[string][]byte{corev1.DockerConfigKey: []byte(`{"http://old.example:5000":{"username":"old","password":"z"}}`)}}
 	for name, want := range map[string]string{
-		"nginx:1": "hub", "docker.io/library/nginx": "hub", "reg.corp.example/team/app": "team glob", "reg.corp.example/app": "glob", "corp.example/app": "", "a.b.corp.example/app": "", "other.invalid/app": "",
+		"old.example:5000/app": "old", "nginx:1": "hub", "docker.io/library/nginx": "hub", "reg.corp.example/team/app": "team glob", "reg.corp.example/app": "glob", "corp.example/app": "", "a.b.corp.example/app": "", "other.invalid/app": "",
 	} {
 		var got []string
-		for _, a := range credentials(name, []*corev1.Secret{secret, {Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte("{")}}}) {
+		for _, a := range credentials(name, []*corev1.Secret{secret, older, {Data: map[string][]byte{corev1.DockerConfigJsonKey: []byte("{")}}}) {
 			got = append(got, a.Username)
 		}
 		if s := strings.Join(got, " "); s != want {

@@ -74,3 +74,13 @@ func TestRead(t *testing.T) {
 		t.Errorf("%+v", other)
 	}
 }
+
+// BenchmarkReadSignals is what a node that lacks nothing spends every ten seconds.
+func BenchmarkReadSignals(b *testing.B) {
+	dir := b.TempDir()
+	for b.Loop() {
+		if short := ReadSignals(dir, dir).Shortages(); len(short) > 3 {
+			b.Fatal(short)
+		}
+	}
+}

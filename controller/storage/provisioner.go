@@ -28,6 +28,8 @@ const LocalProvisioner = "keb.dev/local"
 const (
 	// localNode is the annotation that names the node of a local folder: hostname labels may change, and names may differ from them.
 	localNode = "keb.dev/node"
+	// localBounded is the annotation that says whether the node's file system keeps the folder within its size: "true" or "false".
+	localBounded = "keb.dev/size-bounded"
 	// provisionerFinalizer keeps a volume until its storage is gone; the name is the one of upstream's provisioners.
 	provisionerFinalizer = "external-provisioner.volume.kubernetes.io/finalizer"
 	// callTimeout bounds one call of a driver; what is not done by then is asked for again.
@@ -217,6 +219,9 @@ func (r *provisioner) describeFolder(snap client.Snapshot, volume *corev1.Persis
 		return fmt.Errorf("node %s does not say where the folder is", node)
 	}
 	volume.Annotations[localNode] = node
+	if bounded := made.GetVolumeContext()["bounded"]; bounded != "" {
+		volume.Annotations[localBounded] = bounded
+	}
 	volume.Spec.Local = &corev1.LocalVolumeSource{Path: path}
 	volume.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 		MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{host}}},

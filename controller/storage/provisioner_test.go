@@ -104,6 +104,9 @@ func TestLocalFoldersAreMadeAndReclaimed(t *testing.T) {
 				if v.Spec.Local.Path != filepath.Join(dir, "n1", v.Name) || v.Spec.NodeAffinity.Required.NodeSelectorTerms[0].MatchExpressions[0].Values[0] != "n1" {
 					t.Errorf("volume %+v", v.Spec)
 				}
+				if bounded := v.Annotations[localBounded]; bounded != "true" && bounded != "false" {
+					t.Errorf("whether the folder is kept within its size: %q", bounded)
+				}
 				if err := os.WriteFile(filepath.Join(v.Spec.Local.Path, "row"), []byte("1"), 0o600); err != nil {
 					t.Fatal(err)
 				}

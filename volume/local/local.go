@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -29,6 +30,8 @@ const Driver = "keb.dev/local"
 const (
 	// PathKey is where the folder is.
 	PathKey = "path"
+	// BoundedKey is "true" for a folder that the file system keeps within its size.
+	BoundedKey = "bounded"
 	// EmptyKey is "true" in ListVolumes for a folder that nobody has written to.
 	EmptyKey = "empty"
 )
@@ -91,11 +94,13 @@ func (f *Folders) CreateVolume(_ context.Context, r *csi.CreateVolumeRequest) (*
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	size := r.GetCapacityRange().GetRequiredBytes()
-	if err := f.limit(r.Name, size); err != nil {
+	bounded, err := f.limit(r.Name, size)
+	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId: r.Name, CapacityBytes: size, VolumeContext: map[string]string{PathKey: filepath.Join(f.dir, r.Name)},
+		VolumeId: r.Name, CapacityBytes: size,
+		VolumeContext: map[string]string{PathKey: filepath.Join(f.dir, r.Name), BoundedKey: strconv.FormatBool(bounded)},
 	}}, nil
 }
 
@@ -197,7 +202,7 @@ func (f *Folders) ControllerExpandVolume(_ context.Context, r *csi.ControllerExp
 		return nil, status.Error(codes.NotFound, err.Error())
 	}
 	size := r.GetCapacityRange().GetRequiredBytes()
-	if err := f.limit(r.VolumeId, size); err != nil {
+	if _, err := f.limit(r.VolumeId, size); err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	return &csi.ControllerExpandVolumeResponse{CapacityBytes: size}, nil

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -169,6 +170,9 @@ func TestSizeIsBoundWhereTheFileSystemCan(t *testing.T) {
 	small, err := c.CreateVolume(t.Context(), request("small", 1<<20, once))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if got := small.Volume.VolumeContext["bounded"]; got != strconv.FormatBool(bounded) {
+		t.Errorf("said to be bounded: %q, where it is %t", got, bounded)
 	}
 	if _, err := c.CreateVolume(t.Context(), request("other", 8<<20, once)); err != nil {
 		t.Fatal(err)

@@ -41,37 +41,39 @@ const (
 	bytesPerBlock = 1024
 )
 
-// limit bounds a folder to size bytes, where the file system can; 0 lifts the bound.
-func (f *Folders) limit(name string, size int64) error {
+// limit bounds a folder to size bytes, and says whether the file system can; 0 lifts the bound.
+func (f *Folders) limit(name string, size int64) (bounded bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	dir, err := f.open(name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer dir.Close()
 	project, err := projectOf(dir)
 	if unsupported(err) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("read quota project of %s: %w", name, err)
+		return false, fmt.Errorf("read quota project of %s: %w", name, err)
 	}
 	if project == 0 {
 		if project, err = f.freeProject(); err != nil {
-			return err
+			return false, err
 		}
 	}
 	// The bound before the number: a folder with a number and no bound would be of no use.
 	if err := setLimit(dir, project, size); unsupported(err) {
-		return nil
+		return false, nil
 	} else if err != nil {
-		return fmt.Errorf("set quota of %s: %w", name, err)
+		return false, fmt.Errorf("set quota of %s: %w", name, err)
 	}
-	if err := setProject(dir, project); err != nil && !unsupported(err) {
-		return fmt.Errorf("set quota project of %s: %w", name, err)
+	if err := setProject(dir, project); unsupported(err) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("set quota project of %s: %w", name, err)
 	}
-	return nil
+	return true, nil
 }
 
 // unlimit gives the number of a folder back.
