@@ -208,6 +208,9 @@ func TestDeletion(t *testing.T) {
 		c.create(pod("stubborn", "stubborn"))
 		c.create(pod("forced", "stubborn"))
 		c.create(pod("gone", "run"))
+		c.create(pod("snatched", "run"))
+		c.api.snatched = "snatched"
+		c.delete("snatched", nil)
 		c.delete("nice", nil)
 		c.delete("stubborn", nil)
 		c.delete("forced", nil)
@@ -217,8 +220,8 @@ func TestDeletion(t *testing.T) {
 		c.want("nice", "Running ready main:running*0")
 		after(1500 * time.Millisecond)
 		c.want("nice", "gone")
-		if withdrawn.Load() != 4 {
-			t.Errorf("%d of 4 pods were withdrawn before SIGTERM", withdrawn.Load())
+		if withdrawn.Load() != 5 {
+			t.Errorf("%d of 5 pods were withdrawn before SIGTERM", withdrawn.Load())
 		}
 		one := int64(1)
 		c.delete("forced", &one)

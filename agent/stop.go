@@ -186,7 +186,7 @@ func (w *worker) bury(ctx context.Context) (gone bool, err error) {
 	w.mu.Unlock()
 	if !equality.Semantic.DeepEqual(status, pod.Status) {
 		written, err := w.write(ctx, pod, status)
-		if apierrors.IsNotFound(err) {
+		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) && w.replaced(ctx, pod) {
 			return true, nil
 		}
 		w.mu.Lock()
@@ -208,6 +208,12 @@ func (w *worker) bury(ctx context.Context) (gone bool, err error) {
 		return true, nil // another pod may have the name by now
 	}
 	return false, err
+}
+
+// replaced says whether the object is gone, whatever has its name by now. The API refuses its status as a conflict then.
+func (w *worker) replaced(ctx context.Context, pod *corev1.Pod) bool {
+	now, err := client.Get[*corev1.Pod](ctx, w.a.Client, pod.Namespace, pod.Name)
+	return apierrors.IsNotFound(err) || err == nil && now.UID != w.uid
 }
 
 // forget removes the last traces of a pod whose object is gone, and ends the worker.
