@@ -52,7 +52,7 @@ type Options struct {
 	Client   *client.Client
 	Runtime  cri.Runtime
 	NodeName string
-	// NodeIPs are the node's addresses, the primary one first.
+	// NodeIPs are the node's addresses, the primary one first, until SetNodeIPs.
 	NodeIPs  []string
 	Recorder Recorder
 	Logger   *slog.Logger
@@ -81,6 +81,10 @@ type Options struct {
 	// ResolvConf is the node's; default /etc/resolv.conf, or what systemd-resolved itself asks when that names only its stub.
 	ResolvConf string
 
+	// Follower brings the ConfigMaps and Secrets that pods refer to into the Client's copy, where that does not mirror them all. Nil with
+	// such a Client: contents are looked at every minute.
+	Follower client.Follower
+
 	// Withdraw, when set, is called as a pod's end begins, before its containers get SIGTERM, and returns once no proxy sends
 	// it new connections. ctx ends with the pod's grace.
 	Withdraw func(ctx context.Context, pod *corev1.Pod)
@@ -98,6 +102,8 @@ type Options struct {
 	// NodeLabels and NodeTaints are set at registration.
 	NodeLabels map[string]string
 	NodeTaints []corev1.Taint
+	// NodeAnnotations are set at registration, and when the agent starts again.
+	NodeAnnotations map[string]string
 }
 
 // Agent is one node's agent.
@@ -110,7 +116,7 @@ type Agent struct {
 	rotator logs.Rotator
 	keeper  *node.Keeper
 	oom     spec.OOM
-	host    lifecycle.Host
+	host    atomic.Pointer[lifecycle.Host]
 	turns   *turns // nil: a simulated node, which has no work
 	// readOnlyMounts: the runtime can make mounts read-only with all below them.
 	readOnlyMounts atomic.Bool
@@ -144,11 +150,11 @@ func New(o Options) (*Agent, error) {
 		Options: o,
 		puller:  &image.Puller{Runtime: o.Runtime},
 		checker: &probe.Checker{Runtime: o.Runtime, UserAgent: "kube-probe/" + minor(o.Version)},
-		host:    lifecycle.Host{IPs: o.NodeIPs},
 		oom:     spec.OOM{Least: leastOOM()},
 		workers: map[types.UID]*worker{},
 	}
 	a.images = &image.Collector{Runtime: o.Runtime, Logger: o.Logger, Mounted: a.mountedImages}
+	a.host.Store(&lifecycle.Host{IPs: o.NodeIPs})
 	if o.Dir != "" {
 		a.turns = newTurns()
 	}
@@ -208,7 +214,7 @@ func leastOOM() int64 {
 func (a *Agent) describe() {
 	k := &node.Keeper{
 		Client: a.Client, Runtime: a.Runtime, Logger: a.Logger, Name: a.NodeName, IPs: a.NodeIPs, Hostname: a.NodeName,
-		Labels: a.NodeLabels, Taints: a.NodeTaints, Port: a.Port, VolumesInUse: a.VolumesInUse,
+		Labels: a.NodeLabels, Annotations: a.NodeAnnotations, Taints: a.NodeTaints, Port: a.Port, VolumesInUse: a.VolumesInUse,
 		Event: func(n *corev1.Node, eventType, reason, message string) {
 			a.Recorder.EventAt(n, "", eventType, reason, "%s", message)
 		},
@@ -231,6 +237,24 @@ func (a *Agent) Name() string { return "agent" }
 // Status is the keeper of the node's status, for those who have something to say in it.
 func (a *Agent) Status() *node.Keeper { return a.keeper }
 
+// SetNodeIPs gives the node other addresses, the primary one first. Node and pods tell them at once.
+func (a *Agent) SetNodeIPs(ips ...string) {
+	a.setHost(func(h *lifecycle.Host) { h.IPs = ips })
+	a.keeper.SetIPs(ips)
+	for _, w := range a.all() {
+		w.poke()
+	}
+}
+
+// setHost changes what pods' statuses say of the node.
+func (a *Agent) setHost(change func(*lifecycle.Host)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next := *a.host.Load()
+	change(&next)
+	a.host.Store(&next)
+}
+
 // Run runs the node until ctx ends. Containers go on running.
 func (a *Agent) Run(ctx context.Context) error {
 	version, err := a.Runtime.Version(ctx)
@@ -240,7 +264,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		return fmt.Errorf("container runtime: %w", err)
 	}
-	a.host.Runtime = version.RuntimeName
+	a.setHost(func(h *lifecycle.Host) { h.Runtime = version.RuntimeName })
 	a.keeper.Info.ContainerRuntimeVersion = version.RuntimeName + "://" + version.RuntimeVersion
 	if err := a.prepare(); err != nil {
 		return err
@@ -267,8 +291,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	a.wait.Go(func() { a.follow(ctx, "configmaps", "ConfigMap") })
-	a.wait.Go(func() { a.follow(ctx, "secrets", "Secret") })
+	a.wait.Go(func() { a.follow(ctx, configMaps, "ConfigMap") })
+	a.wait.Go(func() { a.follow(ctx, secrets, "Secret") })
 	a.wait.Go(func() { a.collect(ctx) })
 	a.wait.Go(func() { a.guard(ctx) })
 	if a.LogDir != "" {

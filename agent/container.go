@@ -35,14 +35,14 @@ func splitPath(p string) iter.Seq[string] { return strings.SplitSeq(p, "/") }
 func (w *worker) podWithIPs() *corev1.Pod {
 	pod := *w.pod
 	pod.Status.PodIP, pod.Status.PodIPs = "", nil
-	for i, ip := range lifecycle.PodIPs(w.pod, w.state, w.a.host) {
+	for i, ip := range lifecycle.PodIPs(w.pod, w.state, *w.a.host.Load()) {
 		if i == 0 {
 			pod.Status.PodIP = ip
 		}
 		pod.Status.PodIPs = append(pod.Status.PodIPs, corev1.PodIP{IP: ip})
 	}
 	pod.Status.HostIP, pod.Status.HostIPs = "", nil
-	for i, ip := range w.a.host.IPs {
+	for i, ip := range w.a.host.Load().IPs {
 		if i == 0 {
 			pod.Status.HostIP = ip
 		}

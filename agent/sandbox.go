@@ -145,6 +145,7 @@ func podLimits(pod *corev1.Pod) cgroup.Limits {
 func (w *worker) adopt() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.hold()
 	for i := range w.pod.Spec.Containers {
 		w.seed(&w.pod.Spec.Containers[i])
 	}

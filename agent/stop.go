@@ -182,7 +182,7 @@ func (w *worker) finish(ctx context.Context, action lifecycle.Action) {
 func (w *worker) bury(ctx context.Context) (gone bool, err error) {
 	w.mu.Lock()
 	pod := w.pod
-	status := lifecycle.Status(pod, w.state, w.a.host, time.Now())
+	status := lifecycle.Status(pod, w.state, *w.a.host.Load(), time.Now())
 	w.mu.Unlock()
 	if !equality.Semantic.DeepEqual(status, pod.Status) {
 		written, err := w.write(ctx, pod, status)

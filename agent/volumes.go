@@ -221,7 +221,6 @@ func (w *worker) volumeImage(ctx context.Context, pod *corev1.Pod, s *corev1.Ima
 	if failure != nil {
 		return "", failure
 	}
-	w.a.keeper.ImagesChanged()
 	return ref, nil
 }
 
@@ -276,7 +275,7 @@ const resyncEvery = time.Minute
 
 // follow refreshes the volumes, and retries the containers, of pods that read an object that changes.
 func (a *Agent) follow(ctx context.Context, resource, kind string) {
-	if !a.Client.Mirrors(resource) {
+	if a.Follower == nil && !a.Client.Mirrors(resource) {
 		tick := time.NewTicker(resyncEvery)
 		defer tick.Stop()
 		for {

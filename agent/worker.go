@@ -40,6 +40,8 @@ type worker struct {
 	paths map[string]string
 	// pulls holds back-offs of failing pulls; by container.
 	pulls map[string]time.Duration
+	// sources are what the pod refers to, held in the node's copy.
+	sources map[reference]*client.Hold
 	// withdrawn closes when the pod's endpoints have left the proxies; nil before the end begins.
 	withdrawn chan struct{}
 
@@ -74,6 +76,7 @@ func (w *worker) run(ctx context.Context) {
 	w.life = ctx
 	w.wanted, w.giveUp = context.WithCancel(ctx)
 	defer w.giveUp()
+	defer w.letGo()
 	w.adopt()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -257,7 +260,7 @@ func (w *worker) update(pod *corev1.Pod) {
 		return
 	}
 	old := w.pod
-	w.pod = pod
+	w.become(pod)
 	if !equality.Semantic.DeepEqual(old.Labels, pod.Labels) || !equality.Semantic.DeepEqual(old.Annotations, pod.Annotations) {
 		w.refreshAt = time.Now()
 	}
@@ -416,7 +419,7 @@ func (w *worker) report(ctx context.Context, now time.Time) time.Time {
 	if w.state.Gone || w.writing || w.state.Busy[lifecycle.KeyFinish] {
 		return time.Time{}
 	}
-	status := lifecycle.Status(w.pod, w.state, w.a.host, now)
+	status := lifecycle.Status(w.pod, w.state, *w.a.host.Load(), now)
 	if equality.Semantic.DeepEqual(status, w.pod.Status) {
 		return time.Time{}
 	}
@@ -438,7 +441,7 @@ func (w *worker) report(ctx context.Context, now time.Time) time.Time {
 		switch {
 		case err == nil:
 			if newer(written, w.pod) {
-				w.pod = written
+				w.become(written)
 			}
 		case apierrors.IsNotFound(err) || ctx.Err() != nil:
 		case apierrors.IsConflict(err):
@@ -476,7 +479,7 @@ func (w *worker) write(ctx context.Context, pod *corev1.Pod, status corev1.PodSt
 func (w *worker) refetch(ctx context.Context, pod *corev1.Pod) {
 	now, err := client.Get[*corev1.Pod](ctx, w.a.Client, pod.Namespace, pod.Name)
 	if err == nil && now.UID == w.uid && newer(now, w.pod) {
-		w.pod = now
+		w.become(now)
 		return
 	}
 	w.writeAfter = time.Now().Add(100 * time.Millisecond) // the feed will bring it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -39,10 +40,16 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	rest = append(rest, s.apiService(), &networkingv1.ServiceCIDR{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{s.ServiceCIDR.Masked().String()}},
 	})
-	if s.Advertise.IsValid() {
+	if s.advertise.Load().IsValid() {
 		rest = append(rest, s.apiEndpoints()...)
 	}
 	return s.ensureAll(ctx, rest)
+}
+
+// SetAdvertise makes the Service kubernetes lead to another address, after the server has started with one.
+func (s *Server) SetAdvertise(ctx context.Context, at netip.AddrPort) error {
+	s.advertise.Store(&at)
+	return s.ensureAll(ctx, s.apiEndpoints())
 }
 
 // bootstrapWriters is how many objects are written at once, so that they share the syncs to disk.
@@ -191,8 +198,8 @@ const (
 const defaultAPIPort = 6443
 
 func (s *Server) apiPort() int32 {
-	if s.Advertise.IsValid() {
-		return int32(s.Advertise.Port())
+	if s.advertise.Load().IsValid() {
+		return int32(s.advertise.Load().Port())
 	}
 	return defaultAPIPort
 }
@@ -215,9 +222,9 @@ func (s *Server) apiService() kinds.Object {
 
 // apiEndpoints lead the Service to the advertised address.
 func (s *Server) apiEndpoints() []kinds.Object {
-	ip, port, name, tcp, ready := s.Advertise.Addr().String(), s.apiPort(), apiPortName, corev1.ProtocolTCP, true
+	ip, port, name, tcp, ready := s.advertise.Load().Addr().String(), s.apiPort(), apiPortName, corev1.ProtocolTCP, true
 	family := discoveryv1.AddressTypeIPv4
-	if s.Advertise.Addr().Is6() {
+	if s.advertise.Load().Addr().Is6() {
 		family = discoveryv1.AddressTypeIPv6
 	}
 	return []kinds.Object{

@@ -48,8 +48,8 @@ func (rq *request) apiVersions() error {
 		return err
 	}
 	address := rq.r.Host
-	if rq.s.Advertise.IsValid() {
-		address = rq.s.Advertise.String()
+	if rq.s.advertise.Load().IsValid() {
+		address = rq.s.advertise.Load().String()
 	}
 	out := &metav1.APIVersions{
 		Versions:                   []string{"v1"},

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -71,7 +72,7 @@ type Options struct {
 	ServiceCIDR netip.Prefix
 	// NodePorts are the first and last node port. Default 30000-32767.
 	NodePorts [2]int32
-	// Advertise is the address that the Service kubernetes leads to. The zero value publishes no endpoints.
+	// Advertise is the address that the Service kubernetes leads to, until SetAdvertise. The zero value publishes no endpoints.
 	Advertise netip.AddrPort
 
 	// Ready are further checks of /readyz, by name; each returns nil once it is fulfilled.
@@ -92,7 +93,8 @@ type Server struct {
 	addresses *addresses.Pool
 	limits    *limits
 	metrics   *metrics
-	crowds    view.Crowds   // of watchers
+	crowds    view.Crowds // of watchers
+	advertise atomic.Pointer[netip.AddrPort]
 	started   chan struct{} // closed once the bootstrap objects exist
 	stop      context.Context
 	halt      context.CancelFunc
@@ -122,6 +124,7 @@ func New(o Options) (*Server, error) {
 		o.Now = time.Now
 	}
 	s := &Server{Options: o, limits: newLimits(), metrics: newMetrics(o.Registerer), started: make(chan struct{})}
+	s.advertise.Store(&o.Advertise)
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.fields = fields.New()
 	s.addresses = addresses.New(o.Store, o.ServiceCIDR, o.NodePorts)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -80,6 +81,10 @@ func keyOfObject(o store.Object) store.Key {
 		resource = "persistentvolumeclaims"
 	case *corev1.PersistentVolume:
 		resource = "persistentvolumes"
+	case *networkingv1.Ingress:
+		resource = resourceIngresses
+	case *networkingv1.IngressClass:
+		resource = resourceIngressClasses
 	}
 	return store.Key{Resource: resource, Namespace: o.GetNamespace(), Name: o.GetName()}
 }

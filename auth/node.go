@@ -45,7 +45,7 @@ type nodeCheck func(p *Policy, node string, a *Attributes) (allowed bool, reason
 
 // nodeChecks is read only.
 var nodeChecks = map[string]nodeCheck{
-	"secrets.":                         readOne,
+	"secrets.":                         readSecret,
 	"configmaps.":                      readOne,
 	"persistentvolumeclaims.":          getOrStatus,
 	"persistentvolumes.":               getOne,
@@ -224,16 +224,17 @@ func (p *Policy) refers(node string, a *Attributes) bool {
 }
 
 // podsByNode names the pods bound to each node. It holds no pods, which would outlive their deletion here when no node asks for long.
-type podsByNode map[string]map[podName]struct{}
+type podsByNode map[string]map[objectName]struct{}
 
-type podName struct{ namespace, name string }
+// objectName names one of a resource's objects.
+type objectName struct{ namespace, name string }
 
 func (p *podsByNode) reset() { *p = podsByNode{} }
 
 func (p *podsByNode) apply(old, new store.Object) {
 	if pod, ok := old.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
 		pods := (*p)[pod.Spec.NodeName]
-		delete(pods, podName{pod.Namespace, pod.Name})
+		delete(pods, objectName{pod.Namespace, pod.Name})
 		if len(pods) == 0 {
 			delete(*p, pod.Spec.NodeName)
 		}
@@ -241,9 +242,9 @@ func (p *podsByNode) apply(old, new store.Object) {
 	if pod, ok := new.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
 		pods := (*p)[pod.Spec.NodeName]
 		if pods == nil {
-			pods = map[podName]struct{}{}
+			pods = map[objectName]struct{}{}
 			(*p)[pod.Spec.NodeName] = pods
 		}
-		pods[podName{pod.Namespace, pod.Name}] = struct{}{}
+		pods[objectName{pod.Namespace, pod.Name}] = struct{}{}
 	}
 }

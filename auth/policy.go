@@ -21,7 +21,8 @@ type Policy struct {
 	mu       sync.RWMutex
 	bindings bindings
 	pods     podsByNode
-	follow   [3]*follower
+	named    namedCertificates
+	follow   [4]*follower
 
 	nodeRules []rbacv1.PolicyRule
 }
@@ -33,6 +34,7 @@ const (
 	followClusterBindings = iota
 	followBindings
 	followPods
+	followIngresses
 )
 
 // NewPolicy returns the authorizer over what the store holds.
@@ -40,10 +42,11 @@ func NewPolicy(reader store.Reader) *Policy {
 	p := &Policy{reader: reader, nodeRules: bootstrapClusterRole("system:node")}
 	p.bindings.reset(true)
 	p.bindings.reset(false)
-	p.follow = [3]*follower{
+	p.follow = [4]*follower{
 		{reader: reader, resource: resourceClusterRoleBindings, reset: func() { p.bindings.reset(true) }, apply: p.bindings.apply},
 		{reader: reader, resource: resourceRoleBindings, reset: func() { p.bindings.reset(false) }, apply: p.bindings.apply},
 		{reader: reader, resource: "pods", reset: p.pods.reset, apply: p.pods.apply},
+		{reader: reader, resource: resourceIngresses, reset: p.named.reset, apply: p.named.apply},
 	}
 	return p
 }

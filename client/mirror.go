@@ -73,10 +73,15 @@ func newMirror(r *Remote, spec MirrorSpec) *mirror {
 
 func (m *mirror) resource() string { return m.kind.GroupResource().String() }
 
+// retries are the waits before a watch begins anew, while the server cannot be reached.
+func retries() wait.Backoff {
+	return wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
+}
+
 // run watches for ever, with back-off while the server cannot be reached.
 func (m *mirror) run(ctx context.Context) {
-	delay := wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 8, Cap: 10 * time.Second}
-	first := delay
+	first := retries()
+	delay := first
 	for ctx.Err() == nil {
 		got, err := m.follow(ctx)
 		if ctx.Err() != nil {
@@ -96,54 +101,77 @@ func (m *mirror) run(ctx context.Context) {
 // follow runs one watch from the present state on, until it ends. got says whether the present state arrived.
 func (m *mirror) follow(ctx context.Context) (got bool, err error) {
 	r := m.remote
-	q := url.Values{
-		"watch": {"true"}, "sendInitialEvents": {"true"}, "allowWatchBookmarks": {"true"},
-		"resourceVersionMatch": {"NotOlderThan"}, "resourceVersion": {"0"},
-	}
-	if !m.selector.Empty() {
-		q.Set("fieldSelector", m.selector.String())
-	}
-	req, err := r.request(ctx, http.MethodGet, r.path(m.kind, "", "", "")+"?"+q.Encode(), "", nil)
-	if err != nil {
-		return false, err
-	}
-	req.Header.Set("Accept", protobufType+";stream=watch")
-	resp, err := r.http.Do(req)
-	if err != nil {
-		return false, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return false, readStatus(resp)
-	}
 	initial := map[store.Key]store.Object{}
-	var buf []byte
-	for {
-		if buf, err = readFrame(resp.Body, buf); err != nil {
-			return got, err
-		}
-		typ, obj, err := r.event(buf)
-		if err != nil {
-			return got, err
-		}
+	err = r.stream(ctx, m.kind, "", m.selector.String(), func(typ string, obj Object, size int) error {
 		if m.strip != nil && typ != "BOOKMARK" {
 			m.strip(obj)
 		}
 		key := store.Key{Resource: m.resource(), Namespace: obj.GetNamespace(), Name: obj.GetName()}
 		switch {
-		case typ == "BOOKMARK" && obj.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true":
+		case isSynced(typ, obj):
 			r.memory.Reset(m.resource(), pairs(initial))
 			got, initial = true, nil
 		case typ == "BOOKMARK":
 		case !got:
 			initial[key] = obj
 		case typ == "DELETED":
-			r.memory.Mirror(store.Delete, key, obj, len(buf))
+			r.memory.Mirror(store.Delete, key, obj, size)
 		default:
-			r.memory.Mirror(store.Put, key, obj, len(buf))
+			r.memory.Mirror(store.Put, key, obj, size)
 		}
 		if got {
 			m.advance(obj.GetResourceVersion())
+		}
+		return nil
+	})
+	return got, err
+}
+
+// isSynced says whether an event of a watch ends the present state, which comes before what happens.
+func isSynced(typ string, obj Object) bool {
+	return typ == "BOOKMARK" && obj.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true"
+}
+
+// stream runs one watch of a namespace ("" for all), and hands the present state and then the events to each, with their size in
+// bytes, until it ends or each fails.
+func (r *Remote) stream(ctx context.Context, k *kinds.Kind, namespace, selector string, each func(typ string, obj Object, size int) error) error {
+	q := url.Values{
+		"watch": {"true"}, "sendInitialEvents": {"true"}, "allowWatchBookmarks": {"true"},
+		"resourceVersionMatch": {"NotOlderThan"}, "resourceVersion": {"0"},
+	}
+	if selector != "" {
+		q.Set("fieldSelector", selector)
+	}
+	req, err := r.request(ctx, http.MethodGet, r.path(k, namespace, "", "")+"?"+q.Encode(), "", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", protobufType+";stream=watch")
+	select {
+	case r.opening <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	resp, err := r.http.Do(req)
+	<-r.opening
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return readStatus(resp)
+	}
+	var buf []byte
+	for {
+		if buf, err = readFrame(resp.Body, buf); err != nil {
+			return err
+		}
+		typ, obj, err := r.event(buf)
+		if err != nil {
+			return err
+		}
+		if err := each(typ, obj, len(buf)); err != nil {
+			return err
 		}
 	}
 }
@@ -202,6 +230,7 @@ func pairs(m map[store.Key]store.Object) iter.Seq2[store.Key, store.Object] {
 func (m *mirror) advance(version string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.remote.advance(number(version))
 	if m.seen = max(m.seen, number(version)); !m.hasSynced() {
 		close(m.synced)
 	}
@@ -256,11 +285,15 @@ func (m *mirror) giveUp(w *waiter) {
 // or a newer one.
 func (r *Remote) shown(ctx context.Context, k *kinds.Kind) func(Object, error) (Object, error) {
 	return func(obj Object, err error) (Object, error) {
-		m := r.mirrors[k.GroupResource().String()]
-		if m == nil || err != nil || obj == nil || !m.concerns(obj) {
+		if err != nil || obj == nil {
 			return obj, err
 		}
 		version := number(obj.GetResourceVersion())
+		r.advance(version)
+		m := r.mirrors[k.GroupResource().String()]
+		if m == nil || !m.concerns(obj) {
+			return obj, nil
+		}
 		m.await(ctx, func(seen int64) bool { return seen >= version })
 		return obj, nil
 	}
@@ -310,6 +343,16 @@ func (r *Remote) bound(ctx context.Context, pods *kinds.Kind, b *corev1.Binding)
 		now := m.item(b.Namespace, b.Name)
 		return now == nil || now.Object.(*corev1.Pod).Spec.NodeName != ""
 	})
+}
+
+// advance notes that this process was shown a revision of the server.
+func (r *Remote) advance(revision int64) {
+	for {
+		newest := r.newest.Load()
+		if newest >= revision || r.newest.CompareAndSwap(newest, revision) {
+			return
+		}
+	}
 }
 
 // number is a resourceVersion as the server counts; 0 for none.

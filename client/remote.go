@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,6 +39,10 @@ const (
 	maxAnswer = 16 << 20
 )
 
+// openingMost is how many watches are opened at a time. A connection takes a hundred of them; when it is full, each of those that wait
+// for the next one would make a connection of its own.
+const openingMost = 4
+
 // RemoteOptions say which server a Remote speaks to and as whom. Server, TLS and Table are required.
 type RemoteOptions struct {
 	Server string      // "https://host:port"
@@ -52,13 +57,16 @@ type RemoteOptions struct {
 }
 
 // Remote is a Transport over HTTPS to a server in another process. Reads of the resources that it mirrors come from memory;
-// Run keeps them fresh, each by one watch.
+// Run keeps them fresh, each by one watch, and single objects that are followed, each by one watch, too.
 type Remote struct {
 	o       RemoteOptions
 	http    *http.Client
 	codec   *protobuf.Serializer
 	memory  *store.Memory
 	mirrors map[string]*mirror
+	follows follows
+	opening chan struct{} // holds a token for each watch that is being opened
+	newest  atomic.Int64  // the newest revision of the server that the copies, or the answer to a write, have shown
 }
 
 var _ Transport = (*Remote)(nil)
@@ -83,6 +91,8 @@ func NewRemote(o RemoteOptions) *Remote {
 		codec:   protobuf.NewSerializer(o.Table.Scheme(), o.Table.Scheme()),
 		memory:  store.NewMemory(0),
 		mirrors: map[string]*mirror{},
+		opening: make(chan struct{}, openingMost),
+		follows: follows{slots: make(chan struct{}, followMost), entries: map[followKey]*follow{}},
 	}
 	for _, spec := range o.Mirror {
 		r.mirrors[spec.Resource.String()] = newMirror(r, spec)
@@ -104,9 +114,7 @@ func (r *Remote) Run(ctx context.Context) error {
 	for _, m := range r.mirrors {
 		g.Go(func() error { m.run(ctx); return nil })
 	}
-	if len(r.mirrors) == 0 {
-		<-ctx.Done()
-	}
+	r.follows.follow(ctx)
 	return g.Wait()
 }
 
@@ -235,9 +243,12 @@ func (r *Remote) gvk(k *kinds.Kind, obj Object) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: k.Group, Version: k.Storage().Name, Kind: k.Kind}
 }
 
-// Get reads one object from the server.
+// Get reads one object from the server, or, where it is followed, what is at least as new as all that this process was shown.
 func (r *Remote) Get(ctx context.Context, k *kinds.Kind, namespace, name string) (Object, error) {
-	return r.call(ctx, http.MethodGet, r.path(k, namespace, name, ""), "", nil)
+	if f := r.followed(k, namespace, name); f != nil {
+		return f.get(ctx)
+	}
+	return r.read(ctx, k, namespace, name)
 }
 
 // Create creates an object.

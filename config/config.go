@@ -63,6 +63,9 @@ type Config struct {
 	Server string `json:"server,omitempty"`
 	// Token is what an agent joins with; for an agent alone. Default: none, which is enough once it has joined.
 	Token string `json:"token,omitempty"`
+	// NodeIPFound and AdvertiseIPFound say that Default found these addresses, so that they may follow the machine's. Not to be set.
+	NodeIPFound      bool `json:"-"`
+	AdvertiseIPFound bool `json:"-"`
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `json:"logLevel,omitempty"`
 }
@@ -125,16 +128,18 @@ func Default(c Config) (Config, error) {
 		c.NodeName = strings.ToLower(host)
 	}
 	if c.NodeIP == "" {
-		ip, err := outboundIP(c.Server)
+		ip, err := OutboundIP(c.Server)
 		if err != nil && !c.NoAgent && !c.APIOnly {
 			return c, fmt.Errorf("find the node's address: %w; set nodeIP (--node-ip)", err)
 		}
 		if err != nil {
 			ip = "127.0.0.1"
 		}
-		c.NodeIP = ip
+		c.NodeIP, c.NodeIPFound = ip, err == nil
 	}
-	set(&c.AdvertiseIP, c.NodeIP)
+	if c.AdvertiseIP == "" {
+		c.AdvertiseIP, c.AdvertiseIPFound = c.NodeIP, c.NodeIPFound
+	}
 	dir, err := filepath.Abs(c.DataDir)
 	if err != nil {
 		return c, fmt.Errorf("dataDir %s: %w", c.DataDir, err)
@@ -143,9 +148,9 @@ func Default(c Config) (Config, error) {
 	return c, nil
 }
 
-// outboundIP is the source address that the kernel would choose for traffic to the server of a URL, or else to the outside. No
+// OutboundIP is the source address that the kernel would choose for traffic to the server of a URL, or else to the outside. No
 // packet is sent.
-func outboundIP(server string) (string, error) {
+func OutboundIP(server string) (string, error) {
 	// 192.0.2.1 is a documentation address (RFC 5737): only its route is looked up.
 	to := "192.0.2.1"
 	if u, err := url.Parse(server); err == nil && u.Hostname() != "" {

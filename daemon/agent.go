@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -106,25 +107,32 @@ func enter(ctx context.Context, c config.Config, had *join.Identity) (*join.Iden
 func agentParts(ctx context.Context, c config.Config, identity *join.Identity, log *slog.Logger) ([]Component, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	dialed := &connections{open: map[net.Conn]struct{}{}}
+	dialed, tunnelled := newConnections(), newConnections()
 	connect := func(mirror ...client.MirrorSpec) *client.Remote {
 		return client.NewRemote(client.RemoteOptions{
 			Server: identity.Server, TLS: identity.TLS(), Dial: dialed.dial, Agent: "kubelet", Table: builtin.Table(), Logger: log, Mirror: mirror,
 		})
 	}
-	remote := connect(
-		client.MirrorSpec{Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=" + identity.Node},
-		client.MirrorSpec{Resource: schema.GroupResource{Resource: "nodes"}},
-		client.MirrorSpec{Resource: schema.GroupResource{Resource: "services"}},
-		client.MirrorSpec{Resource: schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}},
-	)
+	mirror := []client.MirrorSpec{
+		{Resource: schema.GroupResource{Resource: "pods"}, FieldSelector: "spec.nodeName=" + identity.Node},
+		{Resource: schema.GroupResource{Resource: "nodes"}},
+		{Resource: schema.GroupResource{Resource: "services"}},
+		{Resource: schema.GroupResource{Group: "discovery.k8s.io", Resource: "endpointslices"}},
+	}
+	if ingressOn(c) {
+		mirror = append(mirror,
+			client.MirrorSpec{Resource: schema.GroupResource{Group: "networking.k8s.io", Resource: "ingresses"}},
+			client.MirrorSpec{Resource: schema.GroupResource{Group: "networking.k8s.io", Resource: "ingressclasses"}})
+	}
+	remote := connect(mirror...)
 	everywhere := connect(
 		client.MirrorSpec{Resource: schema.GroupResource{Resource: "pods"}, Strip: policy.Strip},
 		client.MirrorSpec{Resource: schema.GroupResource{Resource: "namespaces"}},
 		client.MirrorSpec{Resource: schema.GroupResource{Group: "networking.k8s.io", Resource: "networkpolicies"}},
 	)
 	own := client.New(remote, remote.Table())
-	m := machine{config: c, log: log, registry: registry, agent: own, proxy: own, dns: own, ingress: own, policy: client.New(everywhere, everywhere.Table())}
+	m := machine{config: c, log: log, registry: registry, agent: own, proxy: own, dns: own, ingress: own, policy: client.New(everywhere, everywhere.Table()),
+		follower: remote, lost: []func(func(netip.Addr) bool){dialed.endLost, tunnelled.endLost}}
 	parts, endpoint := m.runtime()
 	m.others = withdraw.Ask(remote.PostPath)
 	m.seen = func(ctx context.Context, revision int64) error {
@@ -135,7 +143,7 @@ func agentParts(ctx context.Context, c config.Config, identity *join.Identity, l
 		return nil, err
 	}
 	parts = append(parts,
-		tunnel.NewAgent(identity.Server, identity.TLS(), api, log),
+		tunnel.NewAgent(tunnel.AgentOptions{Server: identity.Server, TLS: identity.TLS(), Handler: api, Dial: tunnelled.dial, Logger: log}),
 		&mirrored{Remote: remote, server: identity.Server, log: log, synced: make(chan struct{})},
 		&mirrored{Remote: everywhere, server: identity.Server, log: log, synced: make(chan struct{})},
 		&join.Renewer{Identity: identity, Renewed: dialed.end, Logger: log},
@@ -171,6 +179,9 @@ func (m *mirrored) Run(ctx context.Context) error {
 	return m.Remote.Run(ctx)
 }
 
+// dialTimeout bounds how long a server may take to take a connection: what is sent to one that is not there would wait for minutes.
+const dialTimeout = 10 * time.Second
+
 // connections are those that a transport has open, so that they can be ended with the certificate that they were made with.
 type connections struct {
 	mu   sync.Mutex
@@ -183,8 +194,10 @@ type tracked struct {
 	list *connections
 }
 
+func newConnections() *connections { return &connections{open: map[net.Conn]struct{}{}} }
+
 func (c *connections) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -204,10 +217,15 @@ func (t *tracked) Close() error {
 }
 
 // end closes all that are open now.
-func (c *connections) end() {
+func (c *connections) end() { c.endLost(func(netip.Addr) bool { return false }) }
+
+// endLost closes those whose own address has gone from the machine: nothing comes to them any more, and nobody would notice for long.
+func (c *connections) endLost(here func(netip.Addr) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for t := range c.open {
-		_ = t.(*tracked).Conn.Close()
+		if at, ok := t.LocalAddr().(*net.TCPAddr); !ok || !here(at.AddrPort().Addr().Unmap()) {
+			_ = t.(*tracked).Conn.Close()
+		}
 	}
 }

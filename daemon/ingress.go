@@ -15,6 +15,14 @@ func ingressOn(c config.Config) bool {
 	return c.IngressHTTP != config.Off || c.IngressHTTPS != config.Off
 }
 
+// ingressSetting is what the node says of itself.
+func ingressSetting(c config.Config) string {
+	if ingressOn(c) {
+		return kinds.IngressOn
+	}
+	return kinds.IngressOff
+}
+
 // ingressRole is what the ingress may do.
 func ingressRole() []kinds.Object {
 	read := []string{"get", "list", "watch"}
@@ -36,7 +44,7 @@ func (m machine) newIngress() (*ingress.Server, error) {
 		return configured
 	}
 	return ingress.New(ingress.Options{
-		Client: m.ingress, Registerer: m.registry, Logger: m.log,
+		Client: m.ingress, Follower: m.follower, Registerer: m.registry, Logger: m.log,
 		HTTP: address(m.config.IngressHTTP), HTTPS: address(m.config.IngressHTTPS),
 	})
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/cri"
 	"github.com/kebernetes/kebernetes/dns"
+	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/network"
 	"github.com/kebernetes/kebernetes/network/policy"
 	"github.com/kebernetes/kebernetes/network/routes"
@@ -75,7 +76,7 @@ func (s *System) addNode(ctx context.Context) error {
 	m := machine{
 		config: s.config, log: s.log, registry: s.registry,
 		agent: s.As(user), proxy: s.As(component("kube-proxy")), dns: s.As(component("kube-dns")), ingress: s.As(auth.Controller(ingressIdentity)),
-		policy: s.As(component("keb-policy")),
+		policy: s.As(component("keb-policy")), moved: s.readvertise(),
 	}
 	runtime, endpoint := m.runtime()
 	m.others = s.leaving.Withdraw
@@ -101,6 +102,11 @@ type machine struct {
 	// agent, proxy, dns, ingress and policy are who these parts act as. policy sees all pods, of which other machines' copies hold
 	// only what policies depend on.
 	agent, proxy, dns, ingress, policy *client.Client
+	// follower brings the ConfigMaps and Secrets that are needed here into the copy; nil where that has all.
+	follower client.Follower
+	// lost and moved are told, beside the node's own parts, what addresses.lost and addresses.moved are.
+	lost  []func(here func(netip.Addr) bool)
+	moved []func(ctx context.Context, to netip.Addr) error
 }
 
 // runtime returns the bundled container runtime, unless another one is configured, and where it answers.
@@ -182,7 +188,8 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 		CgroupRoot:   "/" + cgroupRoot(c.DataDir) + "/kubepods",
 		ClusterDNS:   []string{c.DNSAddress().String()}, ClusterDomain: c.ClusterDomain,
 		Withdraw: ends.Withdraw, Version: config.KubernetesVersion,
-		Plugins: []volume.Plugin{drivers}, VolumesInUse: drivers.InUse,
+		Plugins: []volume.Plugin{drivers}, VolumesInUse: drivers.InUse, Follower: m.follower,
+		NodeAnnotations: map[string]string{kinds.IngressAnnotation: ingressSetting(c)},
 	})
 	if err != nil {
 		return nil, nil, err
@@ -191,13 +198,19 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	api := nodeapi.New(nodeapi.Options{
 		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
 	})
+	at := newAddresses(c, m.log)
+	at.lost = m.lost
+	if c.NodeIPFound {
+		at.moved = append(at.moved, func(_ context.Context, to netip.Addr) error { kubelet.SetNodeIPs(to.String()); return nil })
+	}
+	at.moved = append(at.moved, m.moved...)
 	answer := &withdraw.Node{Parts: parts, Next: withRelay(api, drivers), CatchUp: func(ctx context.Context, revision int64) error {
 		if err := m.seen(ctx, revision); err != nil {
 			return err
 		}
 		return rules.WaitRevision(ctx, m.proxy.Snapshot().Revision())
 	}}
-	return answer, []Component{policies, links, ways, rules, names, front, drivers, kubelet}, nil
+	return answer, []Component{policies, links, ways, rules, names, front, drivers, kubelet, at}, nil
 }
 
 // podCIDRs waits until the node has its range of pod addresses, and returns it.

@@ -125,8 +125,14 @@ func (s *System) addAll(ctx context.Context) error {
 			return err
 		}
 	}
-	if !s.config.APIOnly && !s.config.NoAgent {
+	switch moved := s.readvertise(); {
+	case s.config.APIOnly:
+	case !s.config.NoAgent:
 		return s.addNode(ctx)
+	case moved != nil:
+		at := newAddresses(s.config, s.log)
+		at.moved = moved
+		s.Add(at)
 	}
 	return nil
 }

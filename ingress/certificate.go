@@ -62,6 +62,10 @@ func (c certificates) forget(keep map[types.NamespacedName]bool) {
 }
 
 func parseCertificate(secret *corev1.Secret) (*tls.Certificate, error) {
+	if secret.Type != corev1.SecretTypeTLS {
+		// Nodes may read no others for their Ingresses.
+		return nil, fmt.Errorf("secret %q is of type %s; want %s", secret.Name, secret.Type, corev1.SecretTypeTLS)
+	}
 	for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 		if len(secret.Data[key]) == 0 {
 			return nil, fmt.Errorf("secret %q has no %s", secret.Name, key)

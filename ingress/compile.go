@@ -12,16 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kebernetes/kebernetes/client"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
 const (
 	// ControllerName is what an IngressClass says in spec.controller to be ours.
-	ControllerName = "keb.dev/ingress"
+	ControllerName = kinds.IngressController
 	// ClassName is the IngressClass that the Controller makes.
 	ClassName = "keb"
 
-	// legacyClass named the class before spec.ingressClassName did.
-	legacyClass = "kubernetes.io/ingress.class"
 	// sslRedirect sends plain requests to HTTPS. The other two are what most Ingresses in the field say instead; the first of
 	// them counts only for hosts that the Ingress has TLS for.
 	sslRedirect           = "keb.dev/ssl-redirect"
@@ -83,9 +82,9 @@ func compile(w world) compiled {
 			wildcardCertificates: map[string]*tls.Certificate{}},
 		backends: map[backendKey]bool{}, secrets: map[types.NamespacedName]bool{},
 	}, holders: map[claim]types.NamespacedName{}}
-	classes := classesOf(w.classes)
+	classes := kinds.NewIngressClasses(w.classes)
 	for _, i := range w.ingresses {
-		ours, missing := classes.owns(i)
+		ours, missing := classes.Own(i)
 		if missing {
 			c.fault(i, "ClassNotFound", "ingress class %q does not exist", *i.Spec.IngressClassName)
 		}
@@ -108,34 +107,6 @@ func compile(w world) compiled {
 		}
 	}
 	return c.compiled
-}
-
-// classes are the names of the ingress classes that there are, and whether they are ours.
-type classes struct {
-	ours        map[string]bool
-	defaultOurs bool
-}
-
-func classesOf(all []*networkingv1.IngressClass) classes {
-	c := classes{ours: map[string]bool{}}
-	for _, class := range all {
-		ours := class.Spec.Controller == ControllerName
-		c.ours[class.Name] = ours
-		c.defaultOurs = c.defaultOurs || ours && class.Annotations[networkingv1.AnnotationIsDefaultIngressClass] == "true"
-	}
-	return c
-}
-
-// owns says whether an Ingress is ours, and whether it names a class that does not exist.
-func (c classes) owns(i *networkingv1.Ingress) (ours, missing bool) {
-	if name := i.Spec.IngressClassName; name != nil {
-		ours, exists := c.ours[*name]
-		return ours, !exists
-	}
-	if name, ok := i.Annotations[legacyClass]; ok {
-		return c.ours[name], false
-	}
-	return c.defaultOurs, false
 }
 
 // claim is what only one Ingress can have.

@@ -221,11 +221,13 @@ func (c *Controller) report(snapshot client.Snapshot, faults []fault) {
 	c.reported = now
 }
 
-// addressesOf are the addresses that clients reach the ingress at.
+// addressesOf are the addresses that clients reach the ingress at: those of the nodes that serve it.
 func addressesOf(nodes []*corev1.Node) []networkingv1.IngressLoadBalancerIngress {
 	var addrs []netip.Addr
 	for _, n := range nodes {
-		addrs = append(addrs, kinds.BalancerAddresses(n)...)
+		if kinds.ServesIngress(n) {
+			addrs = append(addrs, kinds.BalancerAddresses(n)...)
+		}
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	out := make([]networkingv1.IngressLoadBalancerIngress, 0, len(addrs))

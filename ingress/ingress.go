@@ -32,8 +32,11 @@ const answerTime = 2 * time.Second
 
 // Options say what a Server works on. They are not changed after New.
 type Options struct {
-	// Client reads ingresses, ingress classes, services, endpoint slices and secrets, and must mirror them.
+	// Client reads ingresses, ingress classes, services, endpoint slices and secrets, and must mirror them, but for secrets where
+	// there is a Follower.
 	Client *client.Client
+	// Follower brings the certificates that Ingresses name into the Client's copy; nil where that has all secrets.
+	Follower client.Follower
 	// HTTP and HTTPS are the addresses to listen on, as net.Listen takes them. "" means not at all. An address that is taken
 	// is logged and tried again until it is free.
 	HTTP, HTTPS string
@@ -59,6 +62,7 @@ type Server struct {
 	slices   sliceIndex
 	certs    certificates
 	secrets  map[types.NamespacedName]bool // that the table is made from
+	held     map[types.NamespacedName]*client.Hold
 
 	mu       sync.Mutex
 	peers    map[netip.AddrPort]*peer
@@ -74,8 +78,8 @@ func New(opts Options) (*Server, error) {
 	}
 	s := &Server{
 		opts: opts, logger: opts.Logger, transports: newTransports(), selfSigned: cert, certs: certificates{},
-		backends: map[types.NamespacedName]map[backendKey]*backend{},
-		peers:    map[netip.AddrPort]*peer{}, leaving: map[netip.AddrPort]bool{}, progress: make(chan struct{}),
+		backends: map[types.NamespacedName]map[backendKey]*backend{}, held: map[types.NamespacedName]*client.Hold{},
+		peers: map[netip.AddrPort]*peer{}, leaving: map[netip.AddrPort]bool{}, progress: make(chan struct{}),
 	}
 	if s.metrics, err = newMetrics(opts.Registerer, s.transports); err != nil {
 		return nil, err
@@ -113,6 +117,8 @@ func (s *Server) Run(ctx context.Context) error {
 		cancel()
 		s.requests.Wait()
 		s.transports.close()
+		s.secrets = nil
+		s.hold()
 	}()
 	serve := sync.OnceFunc(func() {
 		for _, e := range s.entrances {
@@ -145,6 +151,10 @@ func (s *Server) follow(ctx context.Context, serve func()) error {
 		s.slices.add(slice)
 	}
 	s.compile(snapshot)
+	if s.awaitCertificates(ctx) {
+		snapshot = c.Snapshot()
+		s.compile(snapshot)
+	}
 	for service := range s.backends {
 		s.refresh(snapshot, service)
 	}
@@ -218,6 +228,7 @@ func (s *Server) compile(snapshot client.Snapshot) {
 	}
 	s.table.Store(out.table)
 	s.secrets = out.secrets
+	s.hold()
 	s.certs.forget(out.secrets)
 	for service, backends := range s.backends {
 		for key, b := range backends {

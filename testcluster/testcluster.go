@@ -21,6 +21,7 @@ import (
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/cri/fake"
 	"github.com/kebernetes/kebernetes/daemon"
+	"github.com/kebernetes/kebernetes/kinds"
 )
 
 // Options say what to start. The zero value is an API server with controllers and scheduler and no node.
@@ -137,6 +138,7 @@ func (c *Cluster) addNode(ctx context.Context, name string, i int, o Options) {
 	kubelet, err := agent.New(agent.Options{
 		Client: own, Runtime: runtime, NodeName: name, NodeIPs: []string{ip},
 		Recorder: client.NewRecorder(own, "kubelet", o.Log).OnHost(name), Logger: o.Log, LogDir: filepath.Join(o.Dir, "logs", name),
+		NodeAnnotations: map[string]string{kinds.IngressAnnotation: kinds.IngressOn},
 		Capacity: corev1.ResourceList{
 			corev1.ResourceCPU: resource.MustParse("4"), corev1.ResourceMemory: resource.MustParse("8Gi"),
 			corev1.ResourcePods: resource.MustParse("110"), corev1.ResourceEphemeralStorage: resource.MustParse("100Gi"),

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"bufio"
 	"context"
+	crand "crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -32,18 +33,29 @@ const (
 	maxAnswer = 64 << 10
 )
 
-// Agent keeps the connection of one node's agent to the server, and serves the node's API over it.
-type Agent struct {
-	server  string // URL
-	tls     *tls.Config
-	handler http.Handler
-	log     *slog.Logger
-	tried   chan struct{} // closed once the first attempt to connect is over
+// AgentOptions say how an Agent connects. All but Dial are required.
+type AgentOptions struct {
+	Server  string       // URL
+	TLS     *tls.Config  // verifies the server, and shows it the node's certificate
+	Handler http.Handler // the node's API
+	// Dial opens connections; nil means net.Dialer's.
+	Dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	Logger *slog.Logger
 }
 
-// NewAgent returns an agent's end: config verifies the server of a URL and shows it the node's certificate, handler is the node's API.
-func NewAgent(server string, config *tls.Config, handler http.Handler, log *slog.Logger) *Agent {
-	return &Agent{server: server, tls: config, handler: handler, log: log, tried: make(chan struct{})}
+// Agent keeps the connection of one node's agent to the server, and serves the node's API over it.
+type Agent struct {
+	o     AgentOptions
+	self  string        // tells the server that it is this very process that comes again
+	tried chan struct{} // closed once the first attempt to connect is over
+}
+
+// NewAgent returns an agent's end.
+func NewAgent(o AgentOptions) *Agent {
+	if o.Dial == nil {
+		o.Dial = new(net.Dialer).DialContext
+	}
+	return &Agent{o: o, self: crand.Text(), tried: make(chan struct{})}
 }
 
 // Name is the component's name.
@@ -67,14 +79,14 @@ func (a *Agent) Run(ctx context.Context) error {
 			close(a.tried)
 		}
 		if err == nil {
-			a.log.Info("connected", "server", a.server)
+			a.o.Logger.Info("connected", "server", a.o.Server)
 			wait = firstWait
 			err = a.serve(ctx, session)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		a.log.Warn("not connected to the server", "server", a.server, "err", err)
+		a.o.Logger.Warn("not connected to the server", "server", a.o.Server, "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait/2 + rand.N(wait/2)):
@@ -88,7 +100,7 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) connect(ctx context.Context) (*yamux.Session, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	u, err := url.Parse(a.server)
+	u, err := url.Parse(a.o.Server)
 	if err != nil {
 		return nil, fmt.Errorf("connect to server: %w", err)
 	}
@@ -96,10 +108,18 @@ func (a *Agent) connect(ctx context.Context) (*yamux.Session, error) {
 	if u.Port() == "" {
 		address = net.JoinHostPort(u.Hostname(), "443")
 	}
-	config := a.tls.Clone()
+	config := a.o.TLS.Clone()
 	config.NextProtos = []string{"http/1.1"} // an upgrade is not to be had in HTTP/2
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", address)
+	if config.ServerName == "" {
+		config.ServerName = u.Hostname()
+	}
+	link, err := a.o.Dial(ctx, "tcp", address)
 	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(link, config)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = link.Close()
 		return nil, err
 	}
 	session, err := a.upgrade(ctx, conn, u.Host)
@@ -114,7 +134,7 @@ func (a *Agent) upgrade(ctx context.Context, conn net.Conn, host string) (*yamux
 	// Not of the context's deadline alone: a context that ends early ends the conversation, too.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", Path, host, protocol); err != nil {
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: %s\r\n%s: %s\r\n\r\n", Path, host, protocol, selfHeader, a.self); err != nil {
 		return nil, err
 	}
 	in := bufio.NewReader(conn)
@@ -129,14 +149,14 @@ func (a *Agent) upgrade(ctx context.Context, conn net.Conn, host string) (*yamux
 	if !stop() {
 		return nil, ctx.Err()
 	}
-	return yamux.Server(&early{conn, in}, settings(true, a.log))
+	return yamux.Server(&early{conn, in}, settings(true, a.o.Logger))
 }
 
 // serve serves the node's API until the connection ends.
 func (a *Agent) serve(ctx context.Context, session *yamux.Session) error {
 	server := &http.Server{
-		Handler: a.handler, ReadHeaderTimeout: headTimeout,
-		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		Handler: a.o.Handler, ReadHeaderTimeout: headTimeout,
+		ErrorLog: slog.NewLogLogger(a.o.Logger.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
 	defer stop()

@@ -41,6 +41,7 @@ type session struct {
 	*yamux.Session
 	node    string
 	remote  string
+	self    string
 	expires *time.Timer
 	api     http.Handler
 	pods    *http.Transport
@@ -106,8 +107,10 @@ func (h *Hub) take(w http.ResponseWriter, r *http.Request) error {
 		return apierrors.NewBadRequest("this path is for agents, which upgrade it to " + protocol)
 	}
 	if old := h.find(node); old != nil {
-		// A connection that broke without a word looks alive until it is asked.
-		if _, err := old.Ping(); err == nil {
+		// A connection that broke without a word looks alive until it is asked; an agent that comes again need not wait for that.
+		if self := r.Header.Get(selfHeader); self != "" && self == old.self {
+			h.Logger.Info("node comes again", "node", node, "remote", r.RemoteAddr)
+		} else if _, err := old.Ping(); err == nil {
 			return &apierrors.StatusError{ErrStatus: metav1.Status{
 				Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
 				Message: fmt.Sprintf("node %s is connected from %s already: two machines cannot be one node", node, old.remote),
@@ -132,6 +135,7 @@ func (h *Hub) take(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	s := newSession(mux, node, r.RemoteAddr, h.Logger)
+	s.self = r.Header.Get(selfHeader)
 	if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 		// The connection ends with the right to it; the agent comes again with a newer certificate.
 		s.expires = time.AfterFunc(time.Until(r.TLS.PeerCertificates[0].NotAfter), func() { _ = s.Close() })

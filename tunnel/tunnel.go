@@ -16,6 +16,9 @@ const (
 	// protocol is what the connection is upgraded to.
 	protocol = "keb-tunnel/1"
 
+	// selfHeader holds what an agent's process made up, so that the server knows it again when it comes on another connection.
+	selfHeader = "Keb-Agent"
+
 	// pingEvery is how often a quiet connection is tried, by the agent alone: as often as client-go does.
 	pingEvery = 30 * time.Second
 	// answerTimeout bounds what the other end's machinery answers by itself: a ping, a stream that opens, room to write.

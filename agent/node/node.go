@@ -42,10 +42,12 @@ type Keeper struct {
 	Runtime  cri.Runtime
 	Logger   *slog.Logger
 	Name     string
-	IPs      []string
+	IPs      []string // until SetIPs
 	Hostname string
 	Labels   map[string]string
-	Taints   []corev1.Taint
+	// Annotations besides those that every node has.
+	Annotations map[string]string
+	Taints      []corev1.Taint
 	// Capacity and Allocatable as computed from the Machine.
 	Capacity, Allocatable corev1.ResourceList
 	Info                  corev1.NodeSystemInfo
@@ -156,6 +158,14 @@ func (k *Keeper) imagesDue(now time.Time) bool {
 	return due
 }
 
+// SetIPs gives the node other addresses, which it reports now.
+func (k *Keeper) SetIPs(ips []string) {
+	k.mu.Lock()
+	k.IPs = ips
+	k.mu.Unlock()
+	k.Changed()
+}
+
 // Changed makes the node look at itself and report now: its runtime has come or gone.
 func (k *Keeper) Changed() {
 	k.mu.Lock()
@@ -193,6 +203,7 @@ func (k *Keeper) register(ctx context.Context) error {
 			Annotations: map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": "true"}},
 		Spec: corev1.NodeSpec{Taints: k.Taints},
 	}
+	maps.Copy(fresh.Annotations, k.Annotations)
 	fresh.Status = k.status(ctx, &corev1.Node{}, time.Now())
 	old, err := client.Get[*corev1.Node](ctx, k.Client, "", k.Name)
 	if apierrors.IsNotFound(err) {
@@ -226,7 +237,10 @@ func (k *Keeper) register(ctx context.Context) error {
 func (k *Keeper) status(ctx context.Context, node *corev1.Node, now time.Time) corev1.NodeStatus {
 	st := *node.Status.DeepCopy()
 	st.Addresses = nil
-	for _, ip := range k.IPs {
+	k.mu.Lock()
+	ips := k.IPs
+	k.mu.Unlock()
+	for _, ip := range ips {
 		st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
 	st.Addresses = append(st.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: k.Hostname})
