@@ -38,7 +38,7 @@ test: images ## run all tests, the real ones included, and count them
 
 .PHONY: churn
 churn: images ## make, change and delete workloads on three nodes for MINUTES (30), and count what is left
-	KEB_CHURN_MINUTES=$(or $(MINUTES),30) $(GO) test -count 1 -run 'TestChurn$$' -v -parallel 3 -timeout 24h ./realnode
+	KEB_CHURN_MINUTES=$(or $(MINUTES),30) $(GO) test -tags churn -count 1 -run 'TestChurn$$' -v -parallel 3 -timeout 24h ./realnode
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for a minute
