@@ -221,6 +221,7 @@ func (w *worker) volumeImage(ctx context.Context, pod *corev1.Pod, s *corev1.Ima
 	if failure != nil {
 		return "", failure
 	}
+	w.a.keeper.ImagesChanged()
 	return ref, nil
 }
 
