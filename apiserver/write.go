@@ -86,11 +86,7 @@ func (s *Server) trackFields(w *write, live, obj kinds.Object) (kinds.Object, er
 	if w.manager == "" || w.unlocked {
 		return obj, nil
 	}
-	m, err := s.fields.For(w.kind, w.served, w.sub)
-	if err != nil {
-		return nil, err
-	}
-	return m.UpdateNoErrors(live, obj, w.manager).(kinds.Object), nil
+	return s.fields.Updated(w.kind, w.served, w.sub, live, obj, w.manager, s.now())
 }
 
 // toStorage brings a decoded object into the form in which it is kept, with its defaults.

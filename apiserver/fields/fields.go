@@ -57,6 +57,8 @@ type Managers struct {
 	// created holds the sets of fields of new objects, by version and shape.
 	created map[*kinds.Version]map[string]metav1.FieldsV1
 	sets    int // in created
+	// updated holds the outcomes of updates.
+	updated map[updateKey]outcome
 }
 
 type managerKey struct {
@@ -68,7 +70,7 @@ type managerKey struct {
 func New() *Managers {
 	f := &Managers{
 		schema: sync.OnceValues(loadMergeSchema), managers: map[managerKey]*managedfields.FieldManager{},
-		created: map[*kinds.Version]map[string]metav1.FieldsV1{},
+		created: map[*kinds.Version]map[string]metav1.FieldsV1{}, updated: map[updateKey]outcome{},
 	}
 	f.shapes = sync.OnceValues(func() (*shapes, error) {
 		s, err := f.schema()

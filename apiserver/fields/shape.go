@@ -123,7 +123,7 @@ func appendSpecial(out []byte, v reflect.Value) (_ []byte, ok bool) {
 	case *metav1.Duration:
 		return out, true
 	case *resource.Quantity:
-		return appendText(out, x.String()), true
+		return appendText(out, quantityText(x)), true
 	case *intstr.IntOrString:
 		return appendText(append(out, byte(x.Type)), x.String()), true
 	case *runtime.RawExtension:
