@@ -43,6 +43,7 @@ type Recorder struct {
 type recorderState struct {
 	mu       sync.Mutex
 	queue    []*corev1.Event
+	dropped  int // since the queue was last empty
 	draining bool
 	known    map[eventKey]*seen
 	groups   map[eventKey]*group
@@ -124,7 +125,7 @@ func (r *Recorder) Record(ref *corev1.ObjectReference, eventType, reason, messag
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.queue) >= recorderQueue {
-		r.log.Warn("event dropped: too many are waiting", "reason", reason, "object", ref.Kind+" "+ref.Namespace+"/"+ref.Name)
+		s.dropped++
 		return
 	}
 	s.queue = append(s.queue, event)
@@ -149,8 +150,12 @@ func (r *Recorder) drain() {
 	for {
 		s.mu.Lock()
 		if len(s.queue) == 0 {
-			s.draining, s.queue = false, nil
+			dropped := s.dropped
+			s.draining, s.queue, s.dropped = false, nil, 0
 			s.mu.Unlock()
+			if dropped > 0 {
+				r.log.Warn("events dropped: too many were waiting", "dropped", dropped)
+			}
 			return
 		}
 		event := s.queue[0]
