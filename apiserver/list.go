@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -81,7 +80,7 @@ func (rq *request) answerList(items []*store.Item, meta metav1.ListMeta, m wire.
 
 // collect returns a page of a list.
 func (s *Server) collect(k *kinds.Kind, namespace string, o *metav1.ListOptions, sel *view.Selection) ([]*store.Item, metav1.ListMeta, error) {
-	v, after, err := s.listView(k, o)
+	v, after, err := view.Open(s.Store, k.StorageResource().String(), o)
 	if err != nil {
 		return nil, metav1.ListMeta{}, err
 	}
@@ -121,48 +120,4 @@ func (s *Server) collect(k *kinds.Kind, namespace string, o *metav1.ListOptions,
 		}
 	}
 	return items, meta, nil
-}
-
-// listView is the state that a list shows, and the key that it starts behind, by the rules of
-// https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-get-and-list.
-func (s *Server) listView(k *kinds.Kind, o *metav1.ListOptions) (*view.View, store.Key, error) {
-	resource := k.StorageResource().String()
-	if o.Continue != "" {
-		return s.continuedView(resource, o)
-	}
-	rv, err := parseVersion(o.ResourceVersion)
-	if err != nil {
-		return nil, store.Key{}, apierrors.NewBadRequest("invalid resource version: " + err.Error())
-	}
-	exact := o.ResourceVersionMatch == metav1.ResourceVersionMatchExact || (o.ResourceVersionMatch == "" && o.Limit > 0 && rv > 0)
-	if exact {
-		v, err := view.At(s.Store, resource, rv)
-		if errors.Is(err, store.ErrCompacted) {
-			err = apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
-		}
-		return v, store.Key{}, err
-	}
-	v := view.Now(s.Store, resource)
-	if rv > v.Revision() {
-		return nil, store.Key{}, tooLarge(rv, v.Revision())
-	}
-	return v, store.Key{}, nil
-}
-
-func (s *Server) continuedView(resource string, o *metav1.ListOptions) (*view.View, store.Key, error) {
-	if o.ResourceVersion != "" && o.ResourceVersion != "0" {
-		return nil, store.Key{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-	}
-	token, after, err := view.Parse(o.Continue)
-	if err != nil {
-		return nil, store.Key{}, err
-	}
-	if token.Revision < 0 {
-		return view.Now(s.Store, resource), after, nil
-	}
-	v, err := view.At(s.Store, resource, token.Revision)
-	if errors.Is(err, store.ErrCompacted) {
-		err = token.Expired()
-	}
-	return v, after, err
 }

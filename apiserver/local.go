@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -138,6 +139,9 @@ func (l *Local) Update(ctx context.Context, k *kinds.Kind, subresource string, o
 	if err != nil {
 		return nil, err
 	}
+	if sc, ok := obj.(*autoscalingv1.Scale); ok && k.Scale != nil {
+		return l.updateScale(ctx, w, sc, opts)
+	}
 	if w.sub != nil && w.sub.PrepareUpdate == nil {
 		return nil, methodNotAllowed()
 	}
@@ -147,6 +151,15 @@ func (l *Local) Update(ctx context.Context, k *kinds.Kind, subresource string, o
 	}
 	item, _, err := l.s.update(auth.WithUser(ctx, l.user), w, obj)
 	return objectOf(item, err)
+}
+
+func (l *Local) updateScale(ctx context.Context, w *write, sc *autoscalingv1.Scale, opts metav1.UpdateOptions) (kinds.Object, error) {
+	w.options(opts.FieldManager, opts.DryRun)
+	item, err := l.s.setScale(auth.WithUser(ctx, l.user), w, func(*store.Item) (*autoscalingv1.Scale, error) { return sc, nil })
+	if err != nil {
+		return nil, err
+	}
+	return scaleOf(w.kind, item.Object), nil
 }
 
 // Patch changes an object, or a part of it, by any of the API's patch types.

@@ -218,6 +218,9 @@ func (rq *request) dispatch() error {
 	if rq.legacyWatch {
 		return rq.watch()
 	}
+	if from := rq.s.Computed[rq.kind.GroupResource()]; from != nil {
+		return rq.readComputed(from)
+	}
 	if rq.kind.Virtual {
 		return rq.createVirtual()
 	}

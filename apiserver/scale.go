@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -66,7 +67,7 @@ func (rq *request) updateScale() (*store.Item, error) {
 		return nil, err
 	}
 	w := rq.writeOf(o.FieldManager, o.DryRun)
-	return rq.s.setScale(rq, w, func(*store.Item) (*autoscalingv1.Scale, error) { return sc, nil })
+	return rq.s.setScale(rq.ctx, w, func(*store.Item) (*autoscalingv1.Scale, error) { return sc, nil })
 }
 
 func (rq *request) patchScale() (*store.Item, error) {
@@ -78,7 +79,7 @@ func (rq *request) patchScale() (*store.Item, error) {
 	if p.Type == types.ApplyYAMLPatchType {
 		return rq.applyScale(w, p, o.Force != nil && *o.Force)
 	}
-	return rq.s.setScale(rq, w, func(current *store.Item) (*autoscalingv1.Scale, error) {
+	return rq.s.setScale(rq.ctx, w, func(current *store.Item) (*autoscalingv1.Scale, error) {
 		before := scaleOf(rq.kind, current.Object)
 		before.SetGroupVersionKind(scaleKind)
 		j, err := json.Marshal(before)
@@ -91,8 +92,8 @@ func (rq *request) patchScale() (*store.Item, error) {
 }
 
 // setScale changes the replica count as a Scale says.
-func (s *Server) setScale(rq *request, w *write, f func(*store.Item) (*autoscalingv1.Scale, error)) (*store.Item, error) {
-	return s.modify(rq.ctx, s.scaleWrite(w), func(current *store.Item) (kinds.Object, error) {
+func (s *Server) setScale(ctx context.Context, w *write, f func(*store.Item) (*autoscalingv1.Scale, error)) (*store.Item, error) {
+	return s.modify(ctx, s.scaleWrite(w), func(current *store.Item) (kinds.Object, error) {
 		sc, err := f(current)
 		if err != nil {
 			return nil, err

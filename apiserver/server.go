@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kebernetes/kebernetes/admission"
 	"github.com/kebernetes/kebernetes/apiserver/addresses"
@@ -63,6 +64,8 @@ type Options struct {
 	Reviewer TokenReviewer
 	// Streams serves the subresources that connect somewhere (exec, log, proxy); nil answers 404.
 	Streams Connector
+	// Computed answers reads of the virtual kinds that can be read, by resource.
+	Computed map[schema.GroupResource]Computed
 	// OpenAPI serves /openapi/; nil answers 404.
 	OpenAPI http.Handler
 	// Paths are further non-resource paths, by exact path, or by prefix when they end in "/".

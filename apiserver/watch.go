@@ -111,7 +111,7 @@ func (rq *request) watchContext(seconds *int64) (context.Context, context.Cancel
 // (https://kubernetes.io/docs/reference/using-api/api-concepts/#semantics-for-watch).
 func (w *watcher) open(o *metav1.ListOptions) (*view.View, error) {
 	s, resource := w.rq.s, w.rq.kind.StorageResource().String()
-	rv, err := parseVersion(o.ResourceVersion)
+	rv, err := view.ParseVersion(o.ResourceVersion)
 	if err != nil {
 		return nil, err
 	}
@@ -119,13 +119,13 @@ func (w *watcher) open(o *metav1.ListOptions) (*view.View, error) {
 		w.revision = rv
 		w.cursor, err = s.Store.Watch(resource, rv)
 		if errors.Is(err, store.ErrFuture) {
-			return nil, tooLarge(rv, s.Store.Snapshot().Revision())
+			return nil, view.TooLarge(rv, s.Store.Snapshot().Revision())
 		}
 		return nil, err
 	}
 	v := view.Now(s.Store, resource)
 	if rv > v.Revision() {
-		return nil, tooLarge(rv, v.Revision())
+		return nil, view.TooLarge(rv, v.Revision())
 	}
 	w.revision = v.Revision()
 	if w.cursor, err = s.Store.Watch(resource, v.Revision()); err != nil {

@@ -57,7 +57,8 @@ type Transport interface {
 	// Get reads one object from the server itself, authorised as the user.
 	Get(ctx context.Context, k *kinds.Kind, namespace, name string) (Object, error)
 	Create(ctx context.Context, k *kinds.Kind, obj Object, opts metav1.CreateOptions) (Object, error)
-	// Update replaces the object, or with a subresource ("status") that part of it.
+	// Update replaces the object, or with a subresource ("status") that part of it. For "scale" obj is an autoscaling/v1 Scale, and so is
+	// the answer.
 	Update(ctx context.Context, k *kinds.Kind, subresource string, obj Object, opts metav1.UpdateOptions) (Object, error)
 	// Patch patches an object or subresource; pt is any of the API's patch types, apply included.
 	Patch(ctx context.Context, k *kinds.Kind, namespace, name, subresource string, pt types.PatchType, patch []byte, opts metav1.PatchOptions) (Object, error)

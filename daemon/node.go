@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/kebernetes/kebernetes/agent"
+	"github.com/kebernetes/kebernetes/agent/node"
 	"github.com/kebernetes/kebernetes/agent/nodeapi"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/client"
@@ -196,7 +197,8 @@ func (m machine) parts(ctx context.Context, endpoint string) (http.Handler, []Co
 	}
 	drivers.Status = kubelet.Status()
 	api := nodeapi.New(nodeapi.Options{
-		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}), Logger: m.log,
+		Client: m.agent, Runtime: runtime, NodeName: c.NodeName, Metrics: promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}),
+		Machine: node.Used, Logger: m.log,
 	})
 	at := newAddresses(c, m.log)
 	at.lost = m.lost

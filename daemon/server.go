@@ -29,6 +29,7 @@ import (
 	"github.com/kebernetes/kebernetes/client"
 	"github.com/kebernetes/kebernetes/config"
 	"github.com/kebernetes/kebernetes/controller"
+	"github.com/kebernetes/kebernetes/controller/autoscale"
 	"github.com/kebernetes/kebernetes/controller/certificates"
 	"github.com/kebernetes/kebernetes/controller/cluster"
 	"github.com/kebernetes/kebernetes/controller/scaling"
@@ -63,6 +64,7 @@ type System struct {
 	api        *apiserver.Server
 	nodes      *nodes
 	tunnels    *tunnel.Hub
+	podUsage   autoscale.Usage // nil for an API that runs alone
 	leaving    *withdraw.Server
 	registry   *prometheus.Registry
 	socket     net.Listener
@@ -188,6 +190,10 @@ func (s *System) addAPI() error {
 	joining := s.newJoining()
 	s.tunnels = &tunnel.Hub{Identify: nodeOf, Logger: s.log}
 	s.nodes = &nodes{hub: s.tunnels}
+	computed, err := s.measure(policy)
+	if err != nil {
+		return err
+	}
 	s.leaving = withdraw.NewServer(withdraw.Options{Node: s.nodes.Node, Identify: nodeOf, Logger: s.log})
 	s.api, err = apiserver.New(apiserver.Options{
 		Table:         s.table,
@@ -199,6 +205,7 @@ func (s *System) addAPI() error {
 		Tokens:        tokens,
 		Reviewer:      authenticator,
 		Streams:       stream.New(stream.Options{Reader: s.store, Nodes: s.nodes}),
+		Computed:      computed,
 		OpenAPI:       openapi.Handler(s.table),
 		Paths: map[string]http.Handler{
 			"/metrics":                          promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}),
@@ -238,7 +245,7 @@ func (s *System) addAPI() error {
 func (s *System) bootstrap() []kinds.Object {
 	objects := auth.BootstrapObjects()
 	if !s.config.APIOnly {
-		objects = append(append(objects, s.dnsService(), localClass()), slices.Concat(restartRole(), addressRole(), provisionerRole(), nodeRoles())...)
+		objects = append(append(objects, s.dnsService(), localClass(), usageRole()), slices.Concat(restartRole(), addressRole(), provisionerRole(), nodeRoles())...)
 		if ingressOn(s.config) {
 			objects = append(objects, ingressRole()...)
 		}
@@ -359,7 +366,7 @@ func (s *System) addControllers() error {
 	})
 	loops = append(loops, workloads.Controllers(env)...)
 	loops = append(loops, services.Controllers(env, s.nodePorts())...)
-	loops = append(loops, scaling.Controllers(env)...)
+	loops = append(append(loops, scaling.Controllers(env)...), autoscale.Controller(env, s.podUsage))
 	loops = append(loops, certificates.Controllers(env, s.authority.SignRequest)...)
 	loops = append(loops, storage.Controllers(env)...)
 	loops = append(loops, storage.DriverControllers(env, s.driver)...)

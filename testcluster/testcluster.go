@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -148,7 +149,12 @@ func (c *Cluster) addNode(ctx context.Context, name string, i int, o Options) {
 		c.t.Fatal(err)
 	}
 	c.nodes[name] = &node{Agent: kubelet, die: make(chan struct{})}
-	c.System.AddNode(name, nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: name, Logger: o.Log}), c.nodes[name])
+	c.System.AddNode(name, nodeapi.New(nodeapi.Options{Client: own, Runtime: runtime, NodeName: name, Machine: halfBusy(time.Now()), Logger: o.Log}), c.nodes[name])
+}
+
+// halfBusy is a machine of which half a processor and a gibibyte have been in use since it began.
+func halfBusy(began time.Time) func() (time.Duration, int64, error) {
+	return func() (time.Duration, int64, error) { return time.Since(began) / 2, 1 << 30, nil }
 }
 
 // node is an agent that can die while the cluster goes on.

@@ -1,5 +1,5 @@
 // Package node keeps a node's own object and lease: registration, capacity, conditions, addresses and heartbeats.
-// Only agent imports it.
+// Only agent and, for what the machine has used, daemon import it.
 package node
 
 import (

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,13 +30,15 @@ const (
 	labelContainerName = "io.kubernetes.container.name"
 )
 
-// Options are what an API is made of; all but Metrics are needed.
+// Options are what an API is made of; all but Metrics and Machine are needed.
 type Options struct {
 	Client   *client.Client
 	Runtime  cri.Runtime
 	NodeName string
 	// Metrics answers for the process; nil: there are none.
 	Metrics http.Handler
+	// Machine is what the whole machine has used: processor time and the bytes of its working set. nil: it is not told.
+	Machine func() (cpu time.Duration, memory int64, err error)
 	Logger  *slog.Logger
 }
 

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -162,7 +163,25 @@ func (a *API) Update(_ context.Context, k *kinds.Kind, subresource string, obj c
 	if err := a.begin("update", k, obj.GetName(), subresource, obj); err != nil {
 		return nil, err
 	}
+	if sc, ok := obj.(*autoscalingv1.Scale); ok {
+		return a.scale(k, sc)
+	}
 	return a.replace(k, subresource, obj)
+}
+
+// scale changes the replica count of an object. The caller holds mu.
+func (a *API) scale(k *kinds.Kind, sc *autoscalingv1.Scale) (client.Object, error) {
+	item := a.Snapshot().Get(key(k, sc.Namespace, sc.Name))
+	if item == nil {
+		return nil, apierrors.NewNotFound(k.GroupResource(), sc.Name)
+	}
+	obj := item.Object.DeepCopyObject().(client.Object)
+	obj.SetResourceVersion(sc.ResourceVersion)
+	k.Scale.SetReplicas(obj, sc.Spec.Replicas)
+	if _, err := a.replace(k, "", obj); err != nil {
+		return nil, err
+	}
+	return sc, nil
 }
 
 func (a *API) replace(k *kinds.Kind, subresource string, obj client.Object) (client.Object, error) {

@@ -45,6 +45,8 @@ type Behaviour struct {
 	IgnoreTerm bool
 	// Log is written to its log once it starts, line by line.
 	Log string
+	// MilliCores is how much it uses of a processor while it runs, in thousandths.
+	MilliCores int64
 	// Termination is written to the file mounted at the termination message path when it ends by itself.
 	Termination string
 	// CreateErr and StartErr fail the calls.

@@ -31,9 +31,13 @@ func (r *Runtime) UpdateRuntimeConfig(context.Context, *rt.RuntimeConfig) error 
 
 func (r *Runtime) measure(id string, c *container) *rt.ContainerStats {
 	now := time.Now().UnixNano()
+	used := uint64(1e6)
+	if started := c.status.StartedAt; started > 0 {
+		used += uint64((now - started) / 1000 * c.behaviour.MilliCores)
+	}
 	return &rt.ContainerStats{
 		Attributes: &rt.ContainerAttributes{Id: id, Metadata: c.status.Metadata, Labels: c.status.Labels, Annotations: c.status.Annotations},
-		Cpu:        &rt.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: &rt.UInt64Value{Value: 1e6}, UsageNanoCores: &rt.UInt64Value{}},
+		Cpu:        &rt.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: &rt.UInt64Value{Value: used}, UsageNanoCores: &rt.UInt64Value{}},
 		Memory:     &rt.MemoryUsage{Timestamp: now, WorkingSetBytes: &rt.UInt64Value{Value: 1 << 20}, RssBytes: &rt.UInt64Value{Value: 1 << 20}},
 		WritableLayer: &rt.FilesystemUsage{Timestamp: now, FsId: &rt.FilesystemIdentifier{Mountpoint: "/"},
 			UsedBytes: &rt.UInt64Value{Value: 4096}, InodesUsed: &rt.UInt64Value{Value: 1}},

@@ -13,6 +13,7 @@ import (
 	"github.com/kebernetes/kebernetes/kinds/core"
 	"github.com/kebernetes/kebernetes/kinds/discovery"
 	"github.com/kebernetes/kebernetes/kinds/events"
+	"github.com/kebernetes/kebernetes/kinds/metrics"
 	"github.com/kebernetes/kebernetes/kinds/networking"
 	"github.com/kebernetes/kebernetes/kinds/node"
 	"github.com/kebernetes/kebernetes/kinds/policy"
@@ -92,4 +93,10 @@ func Kinds() []*kinds.Kind {
 		storage.VolumeAttachment(),
 		storage.VolumeAttributesClass(),
 	}
+}
+
+// Metrics returns new rows of what nodes and pods use. They are apart because upstream's API server does not have them itself:
+// a server adds them when it runs nodes, and something that answers for them.
+func Metrics() []*kinds.Kind {
+	return []*kinds.Kind{metrics.NodeMetrics(), metrics.PodMetrics()}
 }

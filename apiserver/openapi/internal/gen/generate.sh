@@ -11,6 +11,6 @@ for v in admissionregistration/v1 apidiscovery/v2 apps/v1 authentication/v1 auth
 	types="$types k8s.io/api/$v"
 done
 go tool openapi-gen --go-header-file header.txt --output-dir defs --output-pkg "$(go list -m)/defs" --output-file defs.go --report-filename /dev/null \
-	$types k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 k8s.io/apimachinery/pkg/apis/meta/v1 \
+	$types k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 k8s.io/metrics/pkg/apis/metrics/v1beta1 k8s.io/apimachinery/pkg/apis/meta/v1 \
 	k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version k8s.io/apimachinery/pkg/util/intstr k8s.io/apimachinery/pkg/api/resource
 go run ./dump ../../schema.gz
