@@ -93,7 +93,7 @@ func (w *worker) checkLimits(ctx context.Context, now time.Time) {
 	if !due {
 		return
 	}
-	pod, usage, err := w.measure(ctx, storage)
+	pod, usage, err := w.measure(ctx, parts{volumes: true, layers: storage, logs: storage})
 	w.mu.Lock()
 	w.measureAt = now.Add(max(guardEvery, measureShare*time.Since(now)) - guardEvery/2) // at the tick that comes nearest
 	w.mu.Unlock()
@@ -147,10 +147,16 @@ func (w *worker) places() places {
 	return p
 }
 
-// measure looks at the pod's volumes and, with all, at what its containers wrote.
-func (w *worker) measure(ctx context.Context, all bool) (*corev1.Pod, *lifecycle.Usage, error) {
+// parts are what of a pod is measured: its volumes, what its containers wrote over their images, their logs.
+type parts struct{ volumes, layers, logs bool }
+
+// measure looks at the files of a pod.
+func (w *worker) measure(ctx context.Context, of parts) (*corev1.Pod, *lifecycle.Usage, error) {
 	p := w.places()
 	u := &lifecycle.Usage{Volumes: map[string]int64{}, Containers: map[string]lifecycle.ContainerUsage{}}
+	if !of.volumes {
+		p.volumes = nil
+	}
 	for name, path := range p.volumes {
 		used, err := volume.Measure(ctx, path)
 		if err != nil {
@@ -159,19 +165,22 @@ func (w *worker) measure(ctx context.Context, all bool) (*corev1.Pod, *lifecycle
 		u.Volumes[name] = used.Bytes
 		u.Inodes += used.Inodes
 	}
-	if !all || len(p.containers) == 0 {
-		return p.pod, u, nil
-	}
-	layers, err := upperDirs()
-	if err != nil {
-		return p.pod, nil, err
-	}
-	for name, id := range p.containers {
-		used, err := w.a.writable(ctx, id, layers[id])
-		if err != nil {
+	var layers map[string]string
+	if of.layers && len(p.containers) > 0 {
+		var err error
+		if layers, err = upperDirs(); err != nil {
 			return p.pod, nil, err
 		}
-		if w.a.LogDir != "" {
+	}
+	for name, id := range p.containers {
+		var used volume.Used
+		if of.layers {
+			var err error
+			if used, err = w.a.writable(ctx, id, layers[id]); err != nil {
+				return p.pod, nil, err
+			}
+		}
+		if of.logs && w.a.LogDir != "" {
 			logs, err := volume.Measure(ctx, filepath.Join(w.a.logDir(p.pod), name))
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return p.pod, nil, err
@@ -308,7 +317,7 @@ func (r *relief) candidates(ctx context.Context, short node.Shortage) (out []lif
 		c := lifecycle.Candidate{Pod: pod}
 		switch {
 		case short.Resource != corev1.ResourceMemory:
-			if _, u, err := w.measure(ctx, true); err == nil {
+			if _, u, err := w.measure(ctx, parts{volumes: short.Files, layers: short.Layers, logs: short.Files}); err == nil {
 				c.Usage = u
 			}
 		case memory[string(pod.UID)] != nil:

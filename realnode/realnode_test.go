@@ -25,6 +25,7 @@ func TestNode(t *testing.T) {
 		}
 	})
 	part("killed", testKilled)
+	part("data", testDataSurvives)
 	part("adoption", testAdoption)
 	part("runtime killed", testRuntimeKilled)
 	t.Run("reset", func(t *testing.T) { testReset(t, n, before) })

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -303,4 +304,59 @@ spec:
 	n.kubectl(t, "delete", "pod", "alone-2", "alone-1", "no-class", "no-folder")
 	n.kubectl(t, "wait", "--for=delete", "pvc/alone", "--timeout", patience.String())
 	n.kubectl(t, "delete", "pvc", "no-class", "no-folder")
+}
+
+// testDataSurvives: what pods wrote is there after the container's death, keb's and the pod's own, each where it should be; and what they
+// read goes on following its object.
+func testDataSurvives(t *testing.T, n *node) {
+	n.apply(t, `
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: kept}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: kept}
+data: {word: first}
+`)
+	pod := `
+apiVersion: v1
+kind: Pod
+metadata: {name: $NAME}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: $IMAGE
+    volumeMounts: [{name: claim, mountPath: /claim}, {name: disk, mountPath: /disk}, {name: memory, mountPath: /memory}, {name: config, mountPath: /config}]
+  volumes:
+  - {name: claim, persistentVolumeClaim: {claimName: kept}}
+  - {name: disk, emptyDir: {sizeLimit: 1Gi}}
+  - {name: memory, emptyDir: {medium: Memory}}
+  - {name: config, configMap: {name: kept}}
+`
+	n.apply(t, strings.ReplaceAll(pod, "$NAME", "kept-1"))
+	p := n.state(t, "kept-1", "Running ready main:running*0")
+	n.sh(t, "kept-1", "for d in claim disk memory; do echo $d > /$d/file; done; sync")
+	const all = "cat /claim/file /disk/file /memory/file"
+	pid, err := strconv.Atoi(pids(t, p.Status.ContainerStatuses[0])[0])
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	n.state(t, "kept-1", "Running ready main:running*1")
+	lines(t, n.sh(t, "kept-1", all), "claim", "disk", "memory")
+
+	must(t, n.server.Process.Signal(syscall.SIGKILL))
+	<-n.server.ended
+	n.serve(t)
+	n.state(t, "kept-1", "Running ready main:running*1")
+	lines(t, n.sh(t, "kept-1", all), "claim", "disk", "memory")
+	n.kubectl(t, "patch", "configmap/kept", "-p", `{"data":{"word":"second"}}`)
+	n.eventually(t, "kept-1", "cat /config/word", "second")
+
+	n.kubectl(t, "delete", "pod", "kept-1")
+	n.apply(t, strings.ReplaceAll(pod, "$NAME", "kept-2"))
+	n.state(t, "kept-2", "Running ready main:running*0")
+	lines(t, n.sh(t, "kept-2", all+" 2>/dev/null; ls /disk /memory"), "claim", "/disk:", "", "/memory:")
+	n.kubectl(t, "delete", "pod/kept-2", "pvc/kept", "configmap/kept")
 }

@@ -35,6 +35,9 @@ spec:
 `)
 	n.apply(t, strings.ReplaceAll(folderPod, "$NAME", "folder-1"))
 	n.state(t, "folder-1", "Running ready main:running*0")
+	if got := n.kubectl(t, "get", "events", "--field-selector=involvedObject.name=folder-1,reason=FailedMount", "-o", "name"); got != "" && !strings.HasPrefix(got, "No resources found") {
+		t.Errorf("a pod whose folder is just made fails to mount it: %s", got)
+	}
 	n.sh(t, "folder-1", "echo kept > /data/file")
 	n.kubectl(t, "delete", "pod", "folder-1")
 	n.apply(t, strings.ReplaceAll(folderPod, "$NAME", "folder-2"))

@@ -144,7 +144,7 @@ func (m *Mounter) follow(ctx context.Context, r *Request) error {
 	switch {
 	case claim.DeletionTimestamp != nil:
 		return fail(errors.New("PVC is being deleted"))
-	case claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "":
+	case !bound(claim):
 		return fail(errors.New("PVC is not bound"))
 	}
 	if r.PV, err = m.Objects.PersistentVolume(ctx, claim.Spec.VolumeName); err != nil {
@@ -158,6 +158,18 @@ func (m *Mounter) follow(ctx context.Context, r *Request) error {
 		return fail(err)
 	}
 	return m.reachable(ctx, r)
+}
+
+// bindCompleted is what the binder annotates claims with once both sides name each other; it writes the phase last.
+const bindCompleted = "pv.kubernetes.io/bind-completed"
+
+// bound says whether a claim has its volume. The scheduler sends pods as soon as binding is completed: one whose node then waited for the
+// phase, too, would fail to mount for once, and start half a second late.
+func bound(claim *corev1.PersistentVolumeClaim) bool {
+	if claim.Spec.VolumeName == "" {
+		return false
+	}
+	return claim.Status.Phase == corev1.ClaimBound || claim.Status.Phase != corev1.ClaimLost && claim.Annotations[bindCompleted] != ""
 }
 
 // reachable says why a PV cannot be used on this node.

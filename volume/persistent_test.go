@@ -102,6 +102,10 @@ func TestClaimsThatCannotBeMounted(t *testing.T) {
 		"not bound": {func(_ *cluster, claim *corev1.PersistentVolumeClaim, _ *corev1.PersistentVolume, _ *corev1.Pod) {
 			claim.Status.Phase = corev1.ClaimPending
 		}, unable + "PVC is not bound"},
+		"lost": {func(_ *cluster, claim *corev1.PersistentVolumeClaim, _ *corev1.PersistentVolume, _ *corev1.Pod) {
+			claim.Annotations = map[string]string{"pv.kubernetes.io/bind-completed": "yes"}
+			claim.Status.Phase = corev1.ClaimLost
+		}, unable + "PVC is not bound"},
 		"going": {func(_ *cluster, claim *corev1.PersistentVolumeClaim, _ *corev1.PersistentVolume, _ *corev1.Pod) {
 			claim.DeletionTimestamp = &metav1.Time{}
 		}, unable + "PVC is being deleted"},
@@ -133,6 +137,18 @@ func TestClaimsThatCannotBeMounted(t *testing.T) {
 				t.Errorf("%v\nwant %s", err, test.want)
 			}
 		})
+	}
+}
+
+// TestBindingIsComplete: the binder writes the claim's phase last, and the pod need not wait for it.
+func TestBindingIsComplete(t *testing.T) {
+	c := &cluster{}
+	m := newMounter(t, c)
+	claim, _ := c.bound(localAt(t.TempDir()))
+	claim.Status.Phase = corev1.ClaimPending
+	claim.Annotations = map[string]string{"pv.kubernetes.io/bind-completed": "yes"}
+	if _, err := m.Mount(t.Context(), testPod(), claimVolume(false)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -66,29 +66,32 @@ type Shortage struct {
 	// Resource is what is short, as events and statuses call it: memory, ephemeral-storage or inodes.
 	Resource             corev1.ResourceName
 	Threshold, Available resource.Quantity
-	// Images says that it is the space of images.
-	Images bool
+	// Layers and Files say what of pods lies on a file system that is short: what containers wrote over their images; volumes and logs.
+	Layers, Files bool
 }
 
 // Shortages compares what is left with the thresholds. Memory comes first, for it is the most pressing.
 func (s Signals) Shortages() (out []Shortage) {
-	check := func(signal string, condition corev1.NodeConditionType, name corev1.ResourceName, left, least int64, format resource.Format) {
+	check := func(of Shortage, left, least int64, format resource.Format) {
 		if left < least {
-			out = append(out, Shortage{Signal: signal, Condition: condition, Resource: name,
-				Threshold: *resource.NewQuantity(least, format), Available: *resource.NewQuantity(left, format), Images: signal[:7] == "imagefs"})
+			of.Threshold, of.Available = *resource.NewQuantity(least, format), *resource.NewQuantity(left, format)
+			out = append(out, of)
 		}
 	}
 	if s.MemoryTotal > 0 {
-		check("memory.available", corev1.NodeMemoryPressure, corev1.ResourceMemory, s.Memory, evictionMemory, resource.BinarySI)
+		check(Shortage{Signal: "memory.available", Condition: corev1.NodeMemoryPressure, Resource: corev1.ResourceMemory}, s.Memory, evictionMemory, resource.BinarySI)
 	}
 	part := func(all, percent int64) int64 { return int64(float64(all) * float64(percent) / 100) }
 	for _, f := range []struct {
 		Filesystem
-		name  string
-		space int64
-	}{{s.Disk, "nodefs", evictionDisk}, {s.Images, "imagefs", evictionImageSpace}} {
-		check(f.name+".available", corev1.NodeDiskPressure, corev1.ResourceEphemeralStorage, f.Free, part(f.Size, f.space), resource.BinarySI)
-		check(f.name+".inodesFree", corev1.NodeDiskPressure, "inodes", f.InodesFree, part(f.Inodes, evictionInodes), resource.DecimalSI)
+		name          string
+		space         int64
+		layers, files bool
+	}{{s.Disk, "nodefs", evictionDisk, s.Shared, true}, {s.Images, "imagefs", evictionImageSpace, true, s.Shared}} {
+		of := Shortage{Signal: f.name + ".available", Condition: corev1.NodeDiskPressure, Resource: corev1.ResourceEphemeralStorage, Layers: f.layers, Files: f.files}
+		check(of, f.Free, part(f.Size, f.space), resource.BinarySI)
+		of.Signal, of.Resource = f.name+".inodesFree", "inodes"
+		check(of, f.InodesFree, part(f.Inodes, evictionInodes), resource.DecimalSI)
 	}
 	return out
 }

@@ -23,19 +23,20 @@ func TestShortages(t *testing.T) {
 	}{
 		"plenty":             {func(*Signals) {}, ""},
 		"nothing is known":   {func(s *Signals) { *s = Signals{} }, ""},
-		"memory":             {func(s *Signals) { s.Memory = 99 << 20 }, "memory.available memory 100Mi 99Mi false"},
-		"disk":               {func(s *Signals) { s.Disk.Free = 9 << 30 }, "nodefs.available ephemeral-storage 10Gi 9Gi false"},
-		"inodes":             {func(s *Signals) { s.Disk.InodesFree = 49 }, "nodefs.inodesFree inodes 50 49 false"},
+		"memory":             {func(s *Signals) { s.Memory = 99 << 20 }, "memory.available memory 100Mi 99Mi false false"},
+		"disk":               {func(s *Signals) { s.Disk.Free = 9 << 30 }, "nodefs.available ephemeral-storage 10Gi 9Gi false true"},
+		"inodes":             {func(s *Signals) { s.Disk.InodesFree = 49 }, "nodefs.inodesFree inodes 50 49 false true"},
 		"inodes uncounted":   {func(s *Signals) { s.Disk.InodesFree, s.Disk.Inodes = 0, 0 }, ""},
-		"images":             {func(s *Signals) { s.Images.Free = 14 << 30 }, "imagefs.available ephemeral-storage 15Gi 14Gi true"},
-		"inodes of images":   {func(s *Signals) { s.Images.InodesFree = 1 }, "imagefs.inodesFree inodes 50 1 true"},
-		"memory comes first": {func(s *Signals) { s.Memory, s.Disk.Free = 0, 0 }, "memory.available memory 100Mi 0 false; nodefs.available ephemeral-storage 10Gi 0 false"},
+		"images":             {func(s *Signals) { s.Images.Free = 14 << 30 }, "imagefs.available ephemeral-storage 15Gi 14Gi true false"},
+		"inodes of images":   {func(s *Signals) { s.Images.InodesFree = 1 }, "imagefs.inodesFree inodes 50 1 true false"},
+		"memory comes first": {func(s *Signals) { s.Memory, s.Disk.Free = 0, 0 }, "memory.available memory 100Mi 0 false false; nodefs.available ephemeral-storage 10Gi 0 false true"},
+		"one disk for all":   {func(s *Signals) { s.Shared, s.Images.Free = true, 0 }, "imagefs.available ephemeral-storage 15Gi 0 true true"},
 	} {
 		s := plenty()
 		c.change(&s)
 		var got []string
 		for _, short := range s.Shortages() {
-			got = append(got, fmt.Sprint(short.Signal, " ", short.Resource, " ", short.Threshold.String(), " ", short.Available.String(), " ", short.Images))
+			got = append(got, fmt.Sprint(short.Signal, " ", short.Resource, " ", short.Threshold.String(), " ", short.Available.String(), " ", short.Layers, " ", short.Files))
 		}
 		if strings.Join(got, "; ") != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
