@@ -105,8 +105,7 @@ func (a *Agent) put(ctx context.Context, pod *corev1.Pod) {
 	} else {
 		state.StartTime = time.Now()
 	}
-	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-	if pod.DeletionTimestamp == nil && !ended {
+	if pod.DeletionTimestamp == nil && !ended(pod) {
 		if v := a.admit(pod); v != nil {
 			state.Verdict = v
 			a.Recorder.EventAt(pod, "", corev1.EventTypeWarning, v.Reason, "%s", v.Message)

@@ -69,7 +69,7 @@ func (w *worker) hold() {
 		return
 	}
 	var wanted map[reference]bool
-	if !w.done && w.pod.Status.Phase != corev1.PodSucceeded && w.pod.Status.Phase != corev1.PodFailed {
+	if !w.done && !ended(w.pod) {
 		wanted = references(w.pod)
 	}
 	for r, h := range w.sources {
@@ -86,6 +86,11 @@ func (w *worker) hold() {
 			w.sources[r] = w.a.Follower.Follow(r.resource, w.pod.Namespace, r.name, "")
 		}
 	}
+}
+
+// ended says whether the pod's containers are over and will not be started again.
+func ended(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 // become makes a newer state of the pod the worker's. The lock is held.

@@ -319,7 +319,7 @@ func (a *Agent) follow(ctx context.Context, resource, kind string) {
 func (w *worker) stale(kind, namespace, name string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if namespace != "" && w.pod.Namespace != namespace {
+	if namespace != "" && w.pod.Namespace != namespace || ended(w.pod) {
 		return
 	}
 	now := time.Now()

@@ -301,8 +301,7 @@ func (w *worker) gone(last *corev1.Pod) {
 func (w *worker) holds() *corev1.Pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ended := w.pod.Status.Phase == corev1.PodSucceeded || w.pod.Status.Phase == corev1.PodFailed
-	if w.state.Clean || (ended || w.state.Verdict != nil) && !w.state.Alive() {
+	if w.state.Clean || (ended(w.pod) || w.state.Verdict != nil) && !w.state.Alive() {
 		return nil
 	}
 	return w.pod

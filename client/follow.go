@@ -200,6 +200,7 @@ func (f *follow) run(ctx context.Context) {
 	first := retries()
 	delay := first
 	for ctx.Err() == nil {
+		reached := f.remote.reached.next()
 		var got bool
 		var err error
 		var rest time.Duration
@@ -222,10 +223,16 @@ func (f *follow) run(ctx context.Context) {
 			delay = first
 		}
 		var due <-chan time.Time
+		if !IsUnreachable(err) {
+			reached = nil
+		}
 		switch {
 		case final: // it says itself that it does not change
 		case rest > 0:
 			due = time.After(rest)
+		case reached != nil && len(f.remote.mirrors) > 0:
+			// A mirror tries again all the time; a thousand others need not.
+			due = time.After(followRest)
 		case apierrors.IsForbidden(err) && delay.Steps == 0:
 			due = time.After(followRest)
 		default:
@@ -235,6 +242,7 @@ func (f *follow) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-f.again:
+		case <-reached:
 		case <-due:
 		}
 	}

@@ -157,6 +157,7 @@ func (r *Remote) stream(ctx context.Context, k *kinds.Kind, namespace, selector 
 	if err != nil {
 		return err
 	}
+	r.reached.tell()
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		return readStatus(resp)

@@ -65,6 +65,7 @@ type Remote struct {
 	memory  *store.Memory
 	mirrors map[string]*mirror
 	follows follows
+	reached signal        // that a watch was answered
 	opening chan struct{} // holds a token for each watch that is being opened
 	newest  atomic.Int64  // the newest revision of the server that the copies, or the answer to a write, have shown
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
@@ -148,6 +149,9 @@ func Default(c Config) (Config, error) {
 	return c, nil
 }
 
+// resolveTimeout bounds how long the server's name may take to resolve.
+const resolveTimeout = 5 * time.Second
+
 // OutboundIP is the source address that the kernel would choose for traffic to the server of a URL, or else to the outside. No
 // packet is sent.
 func OutboundIP(server string) (string, error) {
@@ -156,7 +160,7 @@ func OutboundIP(server string) (string, error) {
 	if u, err := url.Parse(server); err == nil && u.Hostname() != "" {
 		to = u.Hostname()
 	}
-	conn, err := net.Dial("udp4", net.JoinHostPort(to, "9"))
+	conn, err := (&net.Dialer{Timeout: resolveTimeout}).Dial("udp4", net.JoinHostPort(to, "9"))
 	if err == nil {
 		defer conn.Close()
 		return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil

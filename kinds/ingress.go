@@ -8,13 +8,15 @@ import (
 const (
 	// IngressController is what an IngressClass says in spec.controller to be served by the nodes of this cluster.
 	IngressController = "keb.dev/ingress"
-	// IngressAnnotation is how a node says whether it serves Ingresses: IngressOn or not.
+	// IngressAnnotation is how a node says whether it serves Ingresses: IngressOn or IngressOff.
 	IngressAnnotation = "keb.dev/ingress"
 	// IngressLabel, with any value but IngressOn, keeps a node from the certificates of Ingresses. Its prefix is one that nodes cannot give
 	// or take themselves (NodeRestriction).
 	IngressLabel = "node-restriction.kubernetes.io/keb-ingress"
-	IngressOn    = "on"
-	IngressOff   = "off"
+	// IngressOn is the value of both for a node that serves.
+	IngressOn = "on"
+	// IngressOff is that of one that does not.
+	IngressOff = "off"
 
 	// legacyIngressClass named the class before spec.ingressClassName did.
 	legacyIngressClass = "kubernetes.io/ingress.class"
