@@ -12,8 +12,6 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-
-	"github.com/kebernetes/kebernetes/config"
 )
 
 // Main runs the command line and returns the exit code: 0 when all went well, 1 when not, or that of a program that a verb ran.
@@ -58,8 +56,8 @@ func newRoot() *cobra.Command {
 
 // dataDirFlag adds --data-dir to a verb that works on a running or stopped node of this machine.
 func dataDirFlag(cmd *cobra.Command) *string {
-	dir := config.DefaultDataDir
-	cmd.Flags().Var((*dirValue)(&dir), "data-dir", "where keb keeps everything")
+	dir := dataDir()
+	cmd.Flags().Var((*dirValue)(&dir), "data-dir", "where keb keeps everything; $KEB_DATA_DIR sets the default")
 	return &dir
 }
 

@@ -49,8 +49,12 @@ func execKubectl(args []string) error {
 	return fmt.Errorf("run %s: %w", path, syscall.Exec(path, append([]string{"kubectl"}, args...), os.Environ()))
 }
 
+// dataDir is the data directory of verbs that are told of none.
 func dataDir() string {
 	if dir := os.Getenv("KEB_DATA_DIR"); dir != "" {
+		if absolute, err := filepath.Abs(dir); err == nil {
+			dir = absolute
+		}
 		return dir
 	}
 	return config.DefaultDataDir

@@ -3,11 +3,13 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -256,16 +258,18 @@ func lastLine(path string, offset int64) string {
 	return strings.TrimPrefix(lines[len(lines)-1], "keb: ")
 }
 
-// connect returns an administrator's connection to the server once it listens. It sees the nodes and their signs of life.
+// connect returns an administrator's connection to the server once that is ready. It sees the nodes and their signs of life.
 func (l *localCluster) connect(ctx context.Context) (*client.Remote, error) {
-	file, address := AdminKubeconfig(l.dir), net.JoinHostPort(l.lan().Address(0).String(), localPort)
 	var c *rest.Config
+	var tls *tls.Config
 	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		if err == nil {
-			conn.Close()
-			// The server writes the file once it listens.
-			if c, err = clientcmd.BuildConfigFromFlags("", file); err == nil {
+		var err error
+		// The server writes the file once it listens, and a moment later has the roles that nodes join by.
+		if c, err = clientcmd.BuildConfigFromFlags("", AdminKubeconfig(l.dir)); err == nil {
+			if tls, err = rest.TLSConfigFor(c); err != nil {
+				return nil, fmt.Errorf("read kubeconfig: %w", err)
+			}
+			if err = ready(ctx, c.Host, tls); err == nil {
 				break
 			}
 		}
@@ -275,10 +279,6 @@ func (l *localCluster) connect(ctx context.Context) (*client.Remote, error) {
 		case <-time.After(5 * time.Millisecond): // only while starting
 		}
 	}
-	tls, err := rest.TLSConfigFor(c)
-	if err != nil {
-		return nil, fmt.Errorf("read kubeconfig %s: %w", file, err)
-	}
 	return client.NewRemote(client.RemoteOptions{
 		Server: c.Host, TLS: tls, Agent: "keb", Table: builtin.Table(), Logger: slog.New(slog.DiscardHandler),
 		Mirror: []client.MirrorSpec{
@@ -286,6 +286,24 @@ func (l *localCluster) connect(ctx context.Context) (*client.Remote, error) {
 			{Resource: schema.GroupResource{Group: coordinationv1.GroupName, Resource: "leases"}},
 		},
 	}), nil
+}
+
+// ready asks a server whether it is.
+func ready(ctx context.Context, server string, tls *tls.Config) error {
+	transport := &http.Transport{TLSClientConfig: tls, DisableKeepAlives: true}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(resp.Status)
+	}
+	return nil
 }
 
 // token makes a token for the nodes to join with, good for as long as they are waited for.

@@ -203,11 +203,13 @@ func testUpRefused(t *testing.T, n *node) {
 func (n *node) upTraces(t *testing.T) []string {
 	t.Helper()
 	out := n.traces(t)
-	id := sha256.Sum256([]byte(n.dir))
-	spaces, err := filepath.Glob(fmt.Sprintf("/run/netns/keb-%x*", id[:4]))
-	must(t, err)
-	for _, s := range spaces {
-		out = append(out, "namespace "+s)
+	for _, dir := range []string{"", "/nodes/node-2", "/nodes/node-3"} {
+		group := nodeGroup(n.dir + dir)
+		for _, pattern := range []string{"/run/netns/" + group + "*", "/sys/fs/cgroup/" + group, "/sys/fs/cgroup/*/" + group} {
+			found, err := filepath.Glob(pattern)
+			must(t, err)
+			out = append(out, found...)
+		}
 	}
 	must(t, n.inside.Do(func() error {
 		on, err := os.ReadFile("/proc/sys/net/ipv4/conf/up0/forwarding")
@@ -217,4 +219,10 @@ func (n *node) upTraces(t *testing.T) []string {
 		return err
 	}))
 	return out
+}
+
+// nodeGroup is the name of the control group of a data directory's containers.
+func nodeGroup(dir string) string {
+	id := sha256.Sum256([]byte(dir))
+	return fmt.Sprintf("keb-%x", id[:4])
 }
