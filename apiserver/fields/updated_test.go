@@ -100,35 +100,34 @@ func (r few) change(obj kinds.Object) {
 	}
 }
 
-// revalue exchanges values that no list goes by, the same everywhere, and every tenth time sets one to any: most equal values
-// stay equal, and most others different.
+// revalue exchanges values that no list goes by, the same everywhere, and every tenth time sets any: most equal values stay
+// equal, and most others different.
 func (r few) revalue(v reflect.Value, s *shapes) {
+	if v.IsZero() {
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
-		if !v.IsNil() {
-			r.revalue(v.Elem(), s)
-		}
+		r.revalue(v.Elem(), s)
 	case reflect.Struct:
 		t := s.typ(v.Type())
-		switch x := v.Addr().Interface().(type) {
-		case *metav1.Time:
-			if !x.IsZero() {
-				x.Time = x.Add(time.Hour)
-			}
-		case *metav1.MicroTime:
-			if !x.IsZero() {
-				x.Time = x.Add(time.Hour)
-			}
+		if t.special {
+			r.sometimes(v)
+			return
 		}
 		for i := range t.fields {
-			if !t.special && !t.fields[i].key {
+			if !t.fields[i].key {
 				r.revalue(v.Field(i), s)
+			} else if !v.Field(i).IsZero() {
+				r.sometimes(v.Field(i))
 			}
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
 			if v.Index(i).Kind() == reflect.Struct {
 				r.revalue(v.Index(i), s)
+			} else {
+				r.sometimes(v.Index(i))
 			}
 		}
 	case reflect.Map:
@@ -138,18 +137,25 @@ func (r few) revalue(v reflect.Value, s *shapes) {
 			r.revalue(x, s)
 			v.SetMapIndex(key, x)
 		}
-	case reflect.String, reflect.Int, reflect.Int32, reflect.Int64:
-		if v.IsZero() {
-			return
-		}
-		if r.IntN(10) == 0 {
-			r.fill(v, 1)
-		}
-		if v.CanInt() && v.Int() != 0 {
-			v.SetInt(3 - v.Int())
-		} else if other := map[string]string{"a": "b", "b": "a"}[v.String()]; other != "" {
+	case reflect.String:
+		r.sometimes(v)
+		if other := map[string]string{"a": "b", "b": "a"}[v.String()]; other != "" {
 			v.SetString(other)
 		}
+	case reflect.Int, reflect.Int32, reflect.Int64:
+		r.sometimes(v)
+		if v.Int() != 0 {
+			v.SetInt(3 - v.Int())
+		}
+	default:
+		r.sometimes(v)
+	}
+}
+
+// sometimes sets a value to any every tenth time.
+func (r few) sometimes(v reflect.Value) {
+	if r.IntN(10) == 0 {
+		r.fill(v, 2)
 	}
 }
 
@@ -188,6 +194,9 @@ func TestUpdatedIsWhatTheMergeSays(t *testing.T) {
 					sub = &k.Subresources[0]
 				}
 				for i := range 10 {
+					if r.IntN(4) == 0 {
+						live, obj = obj, live
+					}
 					manager := []string{"m", "n"}[i%2]
 					for j := range before {
 						before[j].Time = &metav1.Time{Time: time.Unix([]int64{1, 2, 5e9}[r.IntN(3)], 0)}
@@ -224,9 +233,10 @@ func TestUpdatedIsWhatTheMergeSays(t *testing.T) {
 
 // managed draws who managed an object before.
 func (r few) managed(version string) (out []metav1.ManagedFieldsEntry) {
+	turn := r.IntN(2)
 	for i := range r.IntN(3) {
 		out = append(out, metav1.ManagedFieldsEntry{
-			Manager: []string{"m", "o"}[i], Operation: []metav1.ManagedFieldsOperationType{"Update", "Apply"}[r.IntN(2)],
+			Manager: []string{"m", "o"}[(i+turn)%2], Operation: []metav1.ManagedFieldsOperationType{"Update", "Apply"}[r.IntN(2)],
 			APIVersion: version, FieldsType: "FieldsV1",
 			FieldsV1: metav1.NewFieldsV1([]string{`{"f:data":{"f:a":{}}}`, `{"f:metadata":{"f:labels":{"f:a":{}}},"f:spec":{"f:replicas":{}}}`}[r.IntN(2)]),
 		})
