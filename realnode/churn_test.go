@@ -118,7 +118,7 @@ func TestChurn(t *testing.T) {
 func settle(t *testing.T, n *node, machines map[string]*node, before census) census {
 	const rest, limit = time.Minute, 9 * time.Minute
 	began := time.Now()
-	tick := time.NewTicker(2 * time.Second)
+	tick := time.NewTicker(10 * time.Second)
 	defer tick.Stop()
 	for {
 		n.api.CloseIdleConnections()
