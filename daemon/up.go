@@ -70,7 +70,14 @@ func Up(ctx context.Context, o UpOptions) error {
 	if err := l.write(); err != nil {
 		return err
 	}
-	fresh, err := l.lan().Set()
+	network := l.lan()
+	if network.Names, err = lan.MachineNames(); err != nil {
+		return err
+	}
+	if len(network.Names.Local) > 0 && !network.Names.Upstream.IsValid() {
+		o.Logger.Warn("nodes find no names of the outside: /etc/resolv.conf has name servers on loopback only", "servers", network.Names.Local)
+	}
+	fresh, err := network.Set()
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,8 @@ type LAN struct {
 	Nodes int
 	// Forward is the machine's link to the outside where that must be told to forward: see Uplink. Empty otherwise.
 	Forward string
+	// Names is how nodes ask for names of the outside.
+	Names Names
 }
 
 // Address is a node's.
@@ -88,6 +90,9 @@ func (l LAN) Set() (fresh []int, err error) {
 		}
 		if err := l.setLink(node, bridge, mtu); err != nil {
 			return nil, fmt.Errorf("link %s to %s: %w", l.Namespace(node), l.bridge(), err)
+		}
+		if err := l.setNames(node); err != nil {
+			return nil, fmt.Errorf("lead questions for names out of %s: %w", l.Namespace(node), err)
 		}
 	}
 	return fresh, nil

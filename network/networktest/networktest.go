@@ -69,6 +69,18 @@ func Of(t testing.TB, pid string) *Namespace {
 	return ns
 }
 
+// Open opens a namespace that somebody else made.
+func Open(t testing.TB, path string) *Namespace {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatalf("open network namespace %s: %v", path, err)
+	}
+	ns := &Namespace{Path: path, fd: fd}
+	t.Cleanup(ns.Close)
+	return ns
+}
+
 // Close lets the namespace go before the test ends.
 func (ns *Namespace) Close() {
 	if ns.fd >= 0 {
