@@ -55,6 +55,7 @@ func TestNodes(t *testing.T) {
 	t.Run("streams", func(t *testing.T) {
 		for name, f := range map[string]func(*testing.T, *node){
 			"streams": testStreams, "logs": testLogs, "folder": testFolder, "disk limits": testDiskLimits, "image volume": testImageVolume,
+			"autoscale": testAutoscale,
 		} {
 			t.Run(name, func(t *testing.T) { f(t, n1) })
 		}
