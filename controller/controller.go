@@ -1,6 +1,6 @@
 // Package controller is the reconcile loop that all controllers share: a feed of events from the process's one snapshot, a
 // queue of keys with retry, and workers that call the controller's Reconcile. controller/{cluster,workloads,services,storage,
-// scaling} hold the controllers, one file each; daemon runs them; nobody else imports them.
+// scaling,autoscale,…} hold the controllers; daemon runs them; nobody else imports them.
 //
 // What a controller may rely on:
 //

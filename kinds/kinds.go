@@ -41,7 +41,7 @@ type Kind struct {
 	// Verbs that discovery lists and the router serves; nil means the eight standard ones
 	// (create delete deletecollection get list patch update watch).
 	Verbs []string
-	// Virtual kinds are answered by the API server and never stored (SubjectAccessReview, TokenReview, …).
+	// Virtual kinds are answered by the API server and never stored (SubjectAccessReview, PodMetrics, …).
 	Virtual bool
 	// Volatile kinds (Event, Lease) are written without waiting for the disk.
 	Volatile bool

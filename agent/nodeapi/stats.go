@@ -21,17 +21,24 @@ func (a *API) summary(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	node := stats.NodeStats{NodeName: a.NodeName}
-	if a.Machine != nil {
-		cpu, memory, err := a.Machine()
-		if err != nil {
-			fail(w, apierrors.NewInternalError(err))
-			return
-		}
+	if cpu, memory, ok := a.machine(); ok {
 		now, nanoseconds, bytes := metav1.Now(), uint64(cpu), uint64(memory)
 		node.CPU = &stats.CPUStats{Time: now, UsageCoreNanoSeconds: &nanoseconds}
 		node.Memory = &stats.MemoryStats{Time: now, WorkingSetBytes: &bytes}
 	}
 	answer(w, stats.Summary{Node: node, Pods: pods})
+}
+
+// machine is what the machine has used. When that cannot be told, what the pods use still can.
+func (a *API) machine() (cpu time.Duration, memory int64, ok bool) {
+	if a.Machine == nil {
+		return 0, 0, false
+	}
+	cpu, memory, err := a.Machine()
+	if err != nil {
+		a.Logger.Debug("measure the machine", "err", err)
+	}
+	return cpu, memory, err == nil
 }
 
 func (a *API) podStats(ctx context.Context) ([]stats.PodStats, error) {
@@ -113,12 +120,7 @@ func (a *API) resourceMetrics(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var out exposition
-	if a.Machine != nil {
-		cpu, memory, err := a.Machine()
-		if err != nil {
-			fail(w, err)
-			return
-		}
+	if cpu, memory, ok := a.machine(); ok {
 		now := time.Now()
 		out.begin("node_cpu_usage_seconds_total", "counter", "Cumulative cpu time consumed by the node in core-seconds")
 		out.add("", cpu.Seconds(), now)

@@ -40,6 +40,7 @@ func Run(t *testing.T, h Harness) {
 		"Finalizer":   testFinalizer,
 		"Bind":        testBind,
 		"Evict":       testEvict,
+		"Scale":       testScale,
 		"OtherTokens": testToken,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, h) })

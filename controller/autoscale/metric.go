@@ -3,6 +3,7 @@ package autoscale
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -112,7 +113,8 @@ func (o *observed) utilization(name corev1.ResourceName, container string, wante
 		if requested == 0 {
 			return 0, errors.New("no metrics returned matched known pods")
 		}
-		return int32(used * 100 / requested), nil
+		whole := used/requested*100 + used%requested*100/requested // bytes in thousandths times 100 might not fit
+		return int32(min(whole, math.MaxInt32)), nil
 	}
 	shown, err := percent(g.readings)
 	if err != nil {

@@ -1,6 +1,7 @@
 package autoscale
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -123,13 +124,13 @@ func (d *decision) propose(o *observed) (best proposal, statuses []autoscalingv2
 	if f := o.fault; f != nil {
 		d.warn(f.event, f.err)
 		d.condition(o, autoscalingv2.ScalingActive, corev1.ConditionFalse, f.reason, f.message)
-		return best, nil, fmt.Errorf("%s", f.err)
+		return best, nil, errors.New(f.err)
 	}
 	if len(o.rivals) > 0 {
 		text := fmt.Sprintf("pods by selector %v are controlled by multiple HPAs: %v", o.scale.Status.Selector, o.rivals)
 		d.warn("AmbiguousSelector", text)
 		d.condition(o, autoscalingv2.ScalingActive, corev1.ConditionFalse, "AmbiguousSelector", text)
-		return best, nil, fmt.Errorf("%s", text)
+		return best, nil, errors.New(text)
 	}
 	statuses = make([]autoscalingv2.MetricStatus, len(o.hpa.Spec.Metrics))
 	var first *metricFault
