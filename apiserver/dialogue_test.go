@@ -20,6 +20,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/kebernetes/kebernetes/admission"
 	"github.com/kebernetes/kebernetes/auth"
 	"github.com/kebernetes/kebernetes/kinds/builtin"
@@ -171,6 +173,36 @@ func TestListPages(t *testing.T) {
 	}
 	if rest, _, _ := page("continue=" + next); rest != "bbb" {
 		t.Errorf("the rest is %q, want b and bb", rest)
+	}
+}
+
+// TestListTellsWhatRemains pages through a namespace, and through all, while objects come and go.
+func TestListTellsWhatRemains(t *testing.T) {
+	s := newTestServer(t)
+	for _, n := range []string{"a", "b", "c", "d", "e"} {
+		send(t, s, "POST", configMapsPath, `{"metadata":{"name":"`+n+`"}}`)
+	}
+	for _, path := range []string{configMapsPath, "/api/v1/configmaps"} {
+		next := ""
+		for _, want := range []string{"ab 3", "cd 1", "e 0"} {
+			_, body := send(t, s, "GET", path+"?limit=2&continue="+next, "")
+			var l corev1.ConfigMapList
+			if err := json.Unmarshal([]byte(body), &l); err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for i := range l.Items {
+				got += l.Items[i].Name
+			}
+			if got = fmt.Sprint(got, " ", ptr.Deref(l.RemainingItemCount, 0)); got != want {
+				t.Errorf("%s: page %q, want %q", path, got, want)
+			}
+			next = l.Continue
+			send(t, s, "POST", configMapsPath, `{"metadata":{"generateName":"z"}}`)
+			send(t, s, "DELETE", configMapsPath+"/e", "")
+		}
+		send(t, s, "DELETE", configMapsPath+"?fieldSelector=metadata.name!=a,metadata.name!=b,metadata.name!=c,metadata.name!=d", "")
+		send(t, s, "POST", configMapsPath, `{"metadata":{"name":"e"}}`)
 	}
 }
 

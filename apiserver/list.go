@@ -99,7 +99,7 @@ func (s *Server) collect(k *kinds.Kind, namespace string, o *metav1.ListOptions,
 	if !k.Namespaced {
 		namespace = ""
 	}
-	remaining := int64(0)
+	left, remaining := v.Left(namespace, after), int64(0)
 	for item := range v.List(namespace, after) {
 		if !sel.Matches(item.Object) {
 			continue
@@ -112,12 +112,17 @@ func (s *Server) collect(k *kinds.Kind, namespace string, o *metav1.ListOptions,
 		if !sel.All() {
 			break // how many match is not told
 		}
-	}
-	if remaining > 0 {
-		meta.Continue = view.After(items[len(items)-1].Key, v.Revision())
-		if sel.All() {
-			meta.RemainingItemCount = &remaining
+		if left > 0 { // or known
+			remaining = max(left-o.Limit, 1)
+			break
 		}
+	}
+	switch {
+	case remaining > 0 && sel.All():
+		meta.RemainingItemCount = &remaining
+		meta.Continue = view.After(items[len(items)-1].Key, v.Revision(), remaining)
+	case remaining > 0:
+		meta.Continue = view.After(items[len(items)-1].Key, v.Revision(), 0)
 	}
 	return items, meta, nil
 }

@@ -19,6 +19,8 @@ type Token struct {
 	Revision int64 `json:"rv"`
 	// Start is the last object told, namespace/name.
 	Start string `json:"start"`
+	// Left is how many objects are behind it, so that no page has to count them again; 0 where that is not known.
+	Left int64 `json:"left,omitempty"`
 }
 
 const continueVersion = "meta.k8s.io/v1"
@@ -28,9 +30,9 @@ func (t Token) encode() string {
 	return base64.RawURLEncoding.EncodeToString(j)
 }
 
-// After returns a token, as text, that continues behind a key.
-func After(k store.Key, revision int64) string {
-	return Token{APIVersion: continueVersion, Revision: revision, Start: k.Namespace + "/" + k.Name}.encode()
+// After returns a token, as text, that continues behind a key. left is how many objects are behind it, 0 where that is not known.
+func After(k store.Key, revision, left int64) string {
+	return Token{APIVersion: continueVersion, Revision: revision, Start: k.Namespace + "/" + k.Name, Left: left}.encode()
 }
 
 // Parse reads a token, and the key that it continues behind. Errors are Status errors.
@@ -60,7 +62,7 @@ func Parse(text string) (t Token, after store.Key, err error) {
 
 // Expired is the answer to a token whose state is no longer known. It carries a token for the rest of the newest state.
 func (t Token) Expired() error {
-	t.Revision = -1
+	t.Revision, t.Left = -1, 0
 	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result. " +
 		"You can start a new list without the continue parameter, or use the continue token in this response to retrieve " +
 		"the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that " +

@@ -52,7 +52,11 @@ func continued(r store.Reader, resource string, o *metav1.ListOptions) (*View, s
 	if errors.Is(err, store.ErrCompacted) {
 		err = token.Expired()
 	}
-	return v, after, err
+	if err != nil {
+		return nil, after, err
+	}
+	v.left = max(token.Left, 0)
+	return v, after, nil
 }
 
 // ParseVersion reads a resourceVersion; the empty one is 0. The error is a *field.Error.

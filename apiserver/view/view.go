@@ -20,6 +20,8 @@ type View struct {
 	// past holds what changed since: the items as they were, nil for those that were not there yet. order lists its keys.
 	past  map[store.Key]*store.Item
 	order []store.Key
+	// left is how many items are behind the key that a page begins behind, if the token of the page told it, else 0.
+	left int64
 }
 
 // Now is the newest state of a resource.
@@ -33,6 +35,24 @@ func (v *View) Revision() int64 { return v.revision }
 
 // Len is about how many items the resource has.
 func (v *View) Len() int { return v.snapshot.Len(v.resource) }
+
+// Left is how many items of a namespace ("" for all) are behind a key, which is the one that Open returned; 0 where it is not
+// known without going through them.
+func (v *View) Left(namespace string, after store.Key) int64 {
+	if v.left > 0 || namespace != "" || after.Name != "" {
+		return v.left
+	}
+	n := int64(v.Len())
+	for k, item := range v.past {
+		if v.snapshot.Get(k) != nil {
+			n--
+		}
+		if item != nil {
+			n++
+		}
+	}
+	return n
+}
 
 // At is the state of a resource at a revision. It returns store.ErrCompacted when that is no longer known, store.ErrFuture
 // when it has not been reached.

@@ -53,6 +53,9 @@ func TestPast(t *testing.T) {
 		if got := shown(v, store.Key{}); got != want {
 			t.Errorf("at %d: %q, want %q", rev, got, want)
 		}
+		if got := v.Left("", store.Key{}); int(got) != len(strings.Fields(want)) {
+			t.Errorf("at %d: %d items, want %q", rev, got, want)
+		}
 		if got, all := shown(v, store.Key{Namespace: "ns", Name: "b"}), want; !strings.HasSuffix(all, got) || strings.Contains(got, "a@") || strings.Contains(got, "b@") {
 			t.Errorf("at %d behind b: %q of %q", rev, got, all)
 		}
@@ -68,8 +71,8 @@ func TestPast(t *testing.T) {
 
 func TestToken(t *testing.T) {
 	k := store.Key{Namespace: "ns", Name: "b"}
-	token, after, err := Parse(After(k, 7))
-	if err != nil || token.Revision != 7 || after != k {
+	token, after, err := Parse(After(k, 7, 3))
+	if err != nil || token.Revision != 7 || token.Left != 3 || after != k {
 		t.Fatalf("%+v %+v %v", token, after, err)
 	}
 	expired := token.Expired()
@@ -77,14 +80,14 @@ func TestToken(t *testing.T) {
 		t.Fatal(expired)
 	}
 	rest := expired.(apierrors.APIStatus).Status().Continue
-	if token, after, err = Parse(rest); err != nil || token.Revision != -1 || after != k {
+	if token, after, err = Parse(rest); err != nil || token.Revision != -1 || token.Left != 0 || after != k {
 		t.Errorf("the rest: %+v %+v %v", token, after, err)
 	}
 }
 
 func FuzzToken(f *testing.F) {
 	f.Add("nonsense")
-	f.Add(After(store.Key{Namespace: "a", Name: "b"}, 3))
+	f.Add(After(store.Key{Namespace: "a", Name: "b"}, 3, 1))
 	f.Fuzz(func(t *testing.T, text string) {
 		if _, after, err := Parse(text); err == nil && after.Name == "" {
 			t.Fatal("a token without a place to go on")

@@ -9,19 +9,31 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 
+	"github.com/kebernetes/kebernetes/kinds"
 	"github.com/kebernetes/kebernetes/kinds/check"
 )
 
-// scaleOf is the scale of a workload. An invalid selector selects nothing that could be printed.
-func scaleOf(replicas *int32, selector *metav1.LabelSelector, current int32) *autoscalingv1.Scale {
-	out := &autoscalingv1.Scale{
-		Spec:   autoscalingv1.ScaleSpec{Replicas: ptr.Deref(replicas, 1)},
-		Status: autoscalingv1.ScaleStatus{Replicas: current},
+// scaleOf says how workloads are scaled whose replicas, selector and present replicas are those that parts returns. An invalid
+// selector selects nothing that could be printed.
+func scaleOf[T kinds.Object](parts func(T) (replicas **int32, selector *metav1.LabelSelector, current int32)) *kinds.Scale {
+	return &kinds.Scale{
+		Get: func(o kinds.Object) *autoscalingv1.Scale {
+			replicas, selector, current := parts(o.(T))
+			out := &autoscalingv1.Scale{
+				Spec:   autoscalingv1.ScaleSpec{Replicas: ptr.Deref(*replicas, 1)},
+				Status: autoscalingv1.ScaleStatus{Replicas: current},
+			}
+			if parsed, err := metav1.LabelSelectorAsSelector(selector); err == nil {
+				out.Status.Selector = parsed.String()
+			}
+			return out
+		},
+		SetReplicas: func(o kinds.Object, n int32) {
+			replicas, _, _ := parts(o.(T))
+			*replicas = &n
+		},
+		ReplicasPath: map[string]string{"v1": ".spec.replicas"},
 	}
-	if parsed, err := metav1.LabelSelectorAsSelector(selector); err == nil {
-		out.Status.Selector = parsed.String()
-	}
-	return out
 }
 
 // notNegativeCounts reports status counts below zero, in order.

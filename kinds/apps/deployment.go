@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -54,14 +53,9 @@ func Deployment() *kinds.Kind {
 				ResetFields:    map[string][]string{"v1": {"spec", "metadata.labels"}},
 			},
 		},
-		Scale: &kinds.Scale{
-			Get: func(o kinds.Object) *autoscalingv1.Scale {
-				d := o.(*appsv1.Deployment)
-				return scaleOf(d.Spec.Replicas, d.Spec.Selector, d.Status.Replicas)
-			},
-			SetReplicas:  func(o kinds.Object, n int32) { o.(*appsv1.Deployment).Spec.Replicas = &n },
-			ReplicasPath: map[string]string{"v1": ".spec.replicas"},
-		},
+		Scale: scaleOf(func(d *appsv1.Deployment) (**int32, *metav1.LabelSelector, int32) {
+			return &d.Spec.Replicas, d.Spec.Selector, d.Status.Replicas
+		}),
 	}
 }
 

@@ -2,7 +2,6 @@ package apps
 
 import (
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
@@ -51,14 +50,9 @@ func ReplicaSet() *kinds.Kind {
 				ResetFields:    map[string][]string{"v1": {"spec"}},
 			},
 		},
-		Scale: &kinds.Scale{
-			Get: func(o kinds.Object) *autoscalingv1.Scale {
-				s := o.(*appsv1.ReplicaSet)
-				return scaleOf(s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas)
-			},
-			SetReplicas:  func(o kinds.Object, n int32) { o.(*appsv1.ReplicaSet).Spec.Replicas = &n },
-			ReplicasPath: map[string]string{"v1": ".spec.replicas"},
-		},
+		Scale: scaleOf(func(s *appsv1.ReplicaSet) (**int32, *metav1.LabelSelector, int32) {
+			return &s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas
+		}),
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -67,14 +66,9 @@ func StatefulSet() *kinds.Kind {
 				ResetFields:    map[string][]string{"v1": {"spec"}},
 			},
 		},
-		Scale: &kinds.Scale{
-			Get: func(o kinds.Object) *autoscalingv1.Scale {
-				s := o.(*appsv1.StatefulSet)
-				return scaleOf(s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas)
-			},
-			SetReplicas:  func(o kinds.Object, n int32) { o.(*appsv1.StatefulSet).Spec.Replicas = &n },
-			ReplicasPath: map[string]string{"v1": ".spec.replicas"},
-		},
+		Scale: scaleOf(func(s *appsv1.StatefulSet) (**int32, *metav1.LabelSelector, int32) {
+			return &s.Spec.Replicas, s.Spec.Selector, s.Status.Replicas
+		}),
 	}
 }
 
