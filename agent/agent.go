@@ -63,9 +63,6 @@ type Options struct {
 	LogDir string
 	// SeccompDir holds profiles of type Localhost; default Dir/../seccomp.
 	SeccompDir string
-	// PauseSeccomp is the file with the seccomp profile of the sandboxes' own process, when the runtime's pause image is known;
-	// empty: the runtime's default profile.
-	PauseSeccomp string
 	// Volumes; nil means a volume.Mounter on Dir, and for a simulated node none at all.
 	Volumes Volumes
 	// Plugins mount volumes from outside of the node.

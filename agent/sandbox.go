@@ -20,7 +20,7 @@ import (
 // input is what configurations of the pod depend on.
 func (w *worker) input(pod *corev1.Pod, attempt uint32) spec.Input {
 	in := spec.Input{
-		NodeName: w.a.NodeName, SeccompDir: w.a.SeccompDir, PauseSeccomp: w.a.PauseSeccomp, Attempt: attempt, Now: time.Now(),
+		NodeName: w.a.NodeName, SeccompDir: w.a.SeccompDir, Attempt: attempt, Now: time.Now(),
 		DNS: spec.DNS{Servers: w.a.ClusterDNS, Domain: w.a.ClusterDomain},
 	}
 	if w.a.Dir != "" {

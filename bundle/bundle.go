@@ -20,14 +20,14 @@ import (
 //go:embed all:assets
 var assets embed.FS
 
-// The executables of the bundle.
+// The executables of the bundle. Shim is containerd's with a sandbox of our own, whose process is Pause; it looks for it beside itself.
 const (
 	Containerd = "containerd"
 	Shim       = "containerd-shim-runc-v2"
 	Runc       = "runc"
 	Kubectl    = "kubectl"
 	CNI        = "keb-cni"
-	pause      = "pause"
+	Pause      = "pause"
 )
 
 // ErrEmpty says that keb was compiled before the executables were made.
@@ -112,21 +112,4 @@ func open(name string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	return z.IOReadCloser(), nil
-}
-
-// PauseImage is the name under which WritePauseImage's image is imported.
-const PauseImage = "keb.local/pause:1"
-
-// WritePauseImage writes the image of the pods' sandbox process as an OCI archive, so that no node ever pulls one.
-func WritePauseImage(w io.Writer) error {
-	packed, err := open(pause)
-	if err != nil {
-		return err
-	}
-	defer packed.Close()
-	data, err := io.ReadAll(packed)
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w", pause, err)
-	}
-	return WriteImage(w, Image{Name: PauseImage, Entrypoint: []string{"/pause"}, Files: []File{{Path: "pause", Mode: 0o755, Data: data}}, User: "65535:65535"})
 }

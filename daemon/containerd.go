@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -21,8 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/kebernetes/kebernetes/bundle"
-	"github.com/kebernetes/kebernetes/config"
-	"github.com/kebernetes/kebernetes/cri/archive"
 	conf "github.com/kebernetes/kebernetes/cri/containerd"
 )
 
@@ -41,35 +38,20 @@ type containerd struct {
 	state       string // sockets and mounts; gone after a reboot
 	cniConf     string
 	snapshotter string
-	// pauseSeccomp is the file with the profile of the pause image.
-	pauseSeccomp string
-	log          *slog.Logger
-	ready        chan struct{} // closed once the socket answers and the pause image is there
+	log         *slog.Logger
+	ready       chan struct{} // closed once the socket answers
 }
 
 func newContainerd(dataDir string, log *slog.Logger) *containerd {
 	return &containerd{
-		bin:          filepath.Join(dataDir, "bin"),
-		root:         filepath.Join(dataDir, "containerd"),
-		state:        filepath.Join(dataDir, "run", "containerd"),
-		cniConf:      filepath.Join(dataDir, "cni"),
-		snapshotter:  snapshotterFor(dataDir),
-		pauseSeccomp: pauseProfile(dataDir),
-		log:          log,
-		ready:        make(chan struct{}),
+		bin:         filepath.Join(dataDir, "bin"),
+		root:        filepath.Join(dataDir, "containerd"),
+		state:       filepath.Join(dataDir, "run", "containerd"),
+		cniConf:     filepath.Join(dataDir, "cni"),
+		snapshotter: snapshotterFor(dataDir),
+		log:         log,
+		ready:       make(chan struct{}),
 	}
-}
-
-func pauseProfile(dataDir string) string {
-	return filepath.Join(dataDir, "containerd", "pause-seccomp.json")
-}
-
-// pauseSeccomp is the profile for the sandboxes' own process: that of our pause image, where it is ours.
-func pauseSeccomp(c config.Config) string {
-	if c.RuntimeEndpoint != "" {
-		return ""
-	}
-	return pauseProfile(c.DataDir)
 }
 
 func (c *containerd) Name() string { return "containerd" }
@@ -114,7 +96,7 @@ func (c *containerd) isFirst() bool {
 }
 
 func (c *containerd) prepare() error {
-	if err := bundle.Unpack(c.bin, bundle.Containerd, bundle.Shim, bundle.Runc, bundle.CNI); err != nil {
+	if err := bundle.Unpack(c.bin, bundle.Containerd, bundle.Shim, bundle.Runc, bundle.Pause, bundle.CNI); err != nil {
 		return err
 	}
 	for _, dir := range []string{c.root, c.state, c.cniConf} {
@@ -124,21 +106,34 @@ func (c *containerd) prepare() error {
 	}
 	text, err := conf.Config{
 		Root: c.root, State: c.state, Socket: c.socket(), Bin: c.bin, CNIConf: c.cniConf,
-		Snapshotter: c.snapshotter, Pause: bundle.PauseImage, Certs: filepath.Join(filepath.Dir(c.root), "registries"),
+		Snapshotter: c.snapshotter, Certs: filepath.Join(filepath.Dir(c.root), "registries"),
 	}.TOML()
 	if err != nil {
 		return err
 	}
-	profile, err := bundle.PauseSeccomp()
+	if err := os.WriteFile(c.config(), text, 0o600); err != nil {
+		return fmt.Errorf("prepare containerd: %w", err)
+	}
+	if err := c.dropDeadLinks(); err != nil {
+		return fmt.Errorf("remove pods of an earlier boot: %w", err)
+	}
+	return c.endEarlier()
+}
+
+// dropDeadLinks removes the links to pods' files that lead nowhere: the files were part of the state that went with the last boot.
+func (c *containerd) dropDeadLinks() error {
+	links, err := filepath.Glob(filepath.Join(c.root, "io.containerd.grpc.v1.cri", "sandboxes", "*"))
 	if err != nil {
 		return err
 	}
-	for path, data := range map[string][]byte{c.config(): text, c.pauseSeccomp: profile} {
-		if err := os.WriteFile(path, data, 0o600); err != nil {
-			return fmt.Errorf("prepare containerd: %w", err)
+	for _, link := range links {
+		if _, err := os.Stat(link); errors.Is(err, fs.ErrNotExist) {
+			if err := os.Remove(link); err != nil {
+				return err
+			}
 		}
 	}
-	return c.endEarlier()
+	return nil
 }
 
 // endEarlier ends the containerd of a keb that was killed, if it is still there.
@@ -228,7 +223,7 @@ func stopProcess(p *os.Process, exited <-chan error) error {
 	return nil
 }
 
-// await waits until containerd answers and makes sure that the pause image is there.
+// await waits until containerd answers.
 func (c *containerd) await(ctx context.Context, exited chan error) error {
 	deadline := time.Now().Add(containerdStart)
 	for {
@@ -249,22 +244,10 @@ func (c *containerd) await(ctx context.Context, exited chan error) error {
 			return fmt.Errorf("containerd does not answer after %s", containerdStart)
 		}
 	}
-	if !c.isFirst() {
-		return nil
+	if c.isFirst() {
+		close(c.ready)
 	}
-	if err := c.importPause(ctx); err != nil {
-		return err
-	}
-	close(c.ready)
 	return nil
-}
-
-func (c *containerd) importPause(ctx context.Context) error {
-	r, w := io.Pipe()
-	go func() { w.CloseWithError(bundle.WritePauseImage(w)) }()
-	defer r.Close()
-	_, err := archive.Import(ctx, c.Endpoint(), c.snapshotter, r)
-	return err
 }
 
 // dropStateOfEarlierBoot empties dir when the machine was started anew since it was filled: its sockets and mounts are gone.

@@ -248,7 +248,7 @@ func unmountBelow(dir string) error {
 
 // shimSockets finds the sockets of the shims, which lie outside the data directory because their paths must be short.
 func shimSockets(dataDir string) []string {
-	files, _ := filepath.Glob(filepath.Join(dataDir, "run", "containerd", "io.containerd.runtime.v2.task", "*", "*", "bootstrap.json"))
+	files, _ := filepath.Glob(filepath.Join(dataDir, "run", "containerd", "io.containerd.*", "*", "*", "bootstrap.json"))
 	var out []string
 	for _, f := range files {
 		data, err := os.ReadFile(f)

@@ -53,3 +53,28 @@ func TestRemovedFilesEndAtMounts(t *testing.T) {
 		t.Errorf("again: %v", err)
 	}
 }
+
+// After a boot, links to pods' files lead nowhere; others are of pods that run.
+func TestDeadLinksGo(t *testing.T) {
+	c := newContainerd(t.TempDir(), nil)
+	dir := filepath.Join(c.root, "io.containerd.grpc.v1.cri", "sandboxes")
+	files := filepath.Join(c.state, "files")
+	for _, d := range []string{dir, files} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, to := range map[string]string{"runs": files, "gone": filepath.Join(c.state, "nothing")} {
+		if err := os.Symlink(to, filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := c.dropDeadLinks(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 || left[0].Name() != "runs" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

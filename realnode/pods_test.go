@@ -256,7 +256,7 @@ spec:
 	n.state(t, "probed", "Running ready main:running*0 other:running*0")
 	n.sh(t, "probed", "rm /alive", "-c", "main")
 	p := n.state(t, "probed", "Running ready main:running*1 other:running*0")
-	if last := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.ExitCode != 137 && last.ExitCode != 2 && last.ExitCode != 143 {
+	if last := p.Status.ContainerStatuses[0].LastTerminationState.Terminated; last == nil || last.ExitCode != 137 && last.ExitCode != 0 {
 		t.Errorf("last state %+v", last)
 	}
 	n.event(t, "probed", "Killing", "Container main failed liveness probe, will be restarted")

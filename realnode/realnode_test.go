@@ -24,6 +24,7 @@ func TestNode(t *testing.T) {
 			t.Run(name, func(t *testing.T) { f(t, n) })
 		}
 	})
+	part("sandboxes", testSandboxes)
 	part("killed", testKilled)
 	part("data", testDataSurvives)
 	part("adoption", testAdoption)

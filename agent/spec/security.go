@@ -36,7 +36,7 @@ func namespaces(pod *corev1.Pod) *rt.NamespaceOption {
 	return out
 }
 
-func sandboxSecurity(pod *corev1.Pod, pauseSeccomp string) *rt.LinuxSandboxSecurityContext {
+func sandboxSecurity(pod *corev1.Pod) *rt.LinuxSandboxSecurityContext {
 	out := &rt.LinuxSandboxSecurityContext{NamespaceOptions: namespaces(pod)}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
@@ -49,9 +49,6 @@ func sandboxSecurity(pod *corev1.Pod, pauseSeccomp string) *rt.LinuxSandboxSecur
 	}
 	// The pod's profile is for its containers. It may allow too little for the pause process, which needs no more than its own.
 	out.Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_RuntimeDefault}
-	if pauseSeccomp != "" {
-		out.Seccomp = &rt.SecurityProfile{ProfileType: rt.SecurityProfile_Localhost, LocalhostRef: pauseSeccomp}
-	}
 	out.RunAsUser, out.RunAsGroup = number(sc.RunAsUser), number(sc.RunAsGroup)
 	if out.RunAsUser == nil {
 		out.RunAsGroup = nil // the runtime takes a group only beside a user

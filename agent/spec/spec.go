@@ -41,8 +41,6 @@ type Input struct {
 	DNS    DNS
 	// SeccompDir holds the profiles of type Localhost.
 	SeccompDir string
-	// PauseSeccomp is the file with the profile of the sandbox's own process; empty: the runtime's default profile.
-	PauseSeccomp string
 	// Attempt counts sandboxes of the pod.
 	Attempt uint32
 	Now     time.Time
@@ -93,7 +91,7 @@ func Sandbox(pod *corev1.Pod, in Input) (*rt.PodSandboxConfig, error) {
 			Sysctls:      sysctls(pod),
 		},
 	}
-	config.Linux.SecurityContext = sandboxSecurity(pod, in.PauseSeccomp)
+	config.Linux.SecurityContext = sandboxSecurity(pod)
 	return config, nil
 }
 

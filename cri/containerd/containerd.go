@@ -13,13 +13,11 @@ type Config struct {
 	Root   string // images, snapshots and their database
 	State  string // what ends with the machine: mounts, processes
 	Socket string // the CRI socket
-	Bin    string // holds containerd-shim-runc-v2, runc and the CNI plugins
+	Bin    string // holds our containerd-shim-runc-v2, pause, runc and the CNI plugins
 	// CNIConf holds the network's configuration.
 	CNIConf string
 	// Snapshotter is "overlayfs" or "native".
 	Snapshotter string
-	// Pause is the image of the sandboxes' own process. It must be there: it is never pulled.
-	Pause string
 	// Certs holds a directory per registry with its hosts.toml; it need not exist.
 	Certs string
 }
@@ -35,7 +33,8 @@ func (c Config) TOML() ([]byte, error) {
 
 // file is of format version 4 (https://github.com/containerd/containerd/blob/main/docs/cri/config.md).
 // restrict_oom_score_adj: where the machine withholds CAP_SYS_RESOURCE, pods run with the score they can get.
-// The loopback interface is set up inside containerd, which spares one executable per pod; so does the fixed pause image.
+// sandboxer: our shim makes sandboxes itself (bundle/pins/shim), without a container and its image.
+// The loopback interface is set up inside containerd, which spares one executable per pod.
 // stats_collect_period: left at one second, containerd asks the shim of every pod for its CPU time that often, and left at ten it
 // walks the files of every container for their sizes. Nothing here reads either: measurements are made when they are asked for.
 var file = template.Must(template.New("containerd").Parse(`version = 4
@@ -56,8 +55,6 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = {{printf "%q" .Snapshotter}}
   stats_collect_period = 86400
-  [plugins."io.containerd.cri.v1.images".pinned_images]
-    sandbox = {{printf "%q" .Pause}}
   [plugins."io.containerd.cri.v1.images".registry]
     config_path = {{printf "%q" .Certs}}
 
@@ -72,6 +69,7 @@ disabled_plugins = ["io.containerd.nri.v1.nri"]
   [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
     runtime_path = {{printf "%q" (print .Bin "/containerd-shim-runc-v2")}}
+    sandboxer = "shim"
     disable_pause_image_pull = true
     [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
       BinaryName = {{printf "%q" (print .Bin "/runc")}}

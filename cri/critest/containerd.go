@@ -22,17 +22,16 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
-	rt "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/kebernetes/kebernetes/cri"
 	"github.com/kebernetes/kebernetes/cri/containerd"
 )
 
-// BinariesEnv names a directory that holds containerd, containerd-shim-runc-v2 and runc, to be used instead of the bundle's.
+// BinariesEnv names a directory that holds containerd, containerd-shim-runc-v2, pause and runc, to be used instead of the bundle's.
 const BinariesEnv = "KEB_TEST_CONTAINERD"
 
 // executables that a containerd needs.
-var executables = []string{"containerd", "containerd-shim-runc-v2", "runc"}
+var executables = []string{"containerd", "containerd-shim-runc-v2", "pause", "runc"}
 
 // Host is a containerd that runs for one test.
 type Host struct {
@@ -223,7 +222,7 @@ esac
 func configure(dir, bin, registry string) error {
 	text, err := containerd.Config{
 		Root: filepath.Join(dir, "root"), State: filepath.Join(dir, "state"), Socket: filepath.Join(dir, "containerd.sock"), Bin: bin,
-		CNIConf: filepath.Join(dir, "cni"), Snapshotter: "overlayfs", Pause: registry + "/app:1", Certs: filepath.Join(dir, "registries"),
+		CNIConf: filepath.Join(dir, "cni"), Snapshotter: "overlayfs", Certs: filepath.Join(dir, "registries"),
 	}.TOML()
 	if err != nil {
 		return err
@@ -289,9 +288,6 @@ func (h *Host) start(t testing.TB, dir, bin string) {
 	if _, err := h.Runtime.Version(wait); err != nil {
 		t.Fatalf("containerd does not answer: %v", err)
 	}
-	// It is the sandboxes' image as well, which nobody pulls for them.
-	_, err = h.Runtime.PullImage(wait, &rt.ImageSpec{Image: h.Image}, nil, nil)
-	must(t, err)
 }
 
 // empty removes every sandbox, so that no shim and no mount outlives the test.

@@ -1,14 +1,14 @@
-// Command containerd-shim-runc-v2 is containerd's shim for runc, built at the pinned version.
+// Command containerd-shim-runc-v2 is containerd's shim for runc, at the pinned version, with a sandbox of our own: the namespaces of a pod are
+// held by the pause program, which the shim starts itself, and not by a container. There is one shim for each pod.
 package main
 
 import (
 	"context"
 
-	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
-	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin"
 	"github.com/containerd/containerd/v2/pkg/shim"
 )
 
 func main() {
-	shim.RunShim(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
+	register()
+	shim.RunShim(context.Background(), newManager())
 }
