@@ -37,9 +37,16 @@ type run struct {
 	// reserved are pods that are to come to a node, and count as if they were there.
 	reserved []*placed
 
-	rows   []*row
-	byKey  map[uint64]*row
+	rows  []*row
+	byKey map[uint64]*row
+	// recent are rows of byKey by the low bits of their keys: they are asked for once for each node, and are few as a rule.
+	recent [16]struct {
+		key uint64
+		row *row
+	}
 	varied bool
+	// alone tells that only one pod is to be placed.
+	alone bool
 	// Scratch of weigh.
 	seen []uint32
 	pass uint32
@@ -62,6 +69,8 @@ type row struct {
 	list []candidate
 	// raw is what they have by each of run.ranked.
 	raw [maxRanked]float64
+	// closed tells that a filter from afar refuses them, and that this stays so, as the pod is the only one of its run.
+	closed bool
 }
 
 // picker is the decision of where pods go, over the columns and two tables. It does no I/O and reads no clock.
@@ -207,7 +216,8 @@ func ask(filters []*filter, r *run, n *columns, i int32) *filter {
 //
 // Only the node that took a pod is looked at again: what a pod changes for others, it changes for all nodes of a row alike.
 func (p *picker) pick(r *run, pods int, took func(slot int32)) int {
-	p.fill(r, pods > 1)
+	r.alone = pods == 1
+	p.fill(r)
 	for done := range pods {
 		row := p.best(r)
 		if row == nil {
@@ -230,20 +240,23 @@ func (p *picker) pick(r *run, pods int, took func(slot int32)) int {
 	return pods
 }
 
-// fill puts the nodes that can take a pod, as far as they know by themselves, into rows. Unless the rows are to be heaps, only their first candidate is in its place.
-func (p *picker) fill(r *run, heaps bool) {
+// fill puts the nodes that can take a pod, as far as they know by themselves, into rows. For one pod alone the rows are no heaps: only their first candidate is in its place.
+func (p *picker) fill(r *run) {
 	n := p.columns
 	consider := func(i int32) {
 		if ask(r.here, r, n, i) != nil {
+			return
+		}
+		row := p.rowOf(r, i)
+		if row.closed {
 			return
 		}
 		order := i - n.next
 		if order < 0 {
 			order += int32(len(n.nodes))
 		}
-		row := p.rowOf(r, i)
 		row.list = append(row.list, candidate{p.score(r, i), order, i})
-		if last := len(row.list) - 1; !heaps && row.list[last].before(row.list[0]) {
+		if last := len(row.list) - 1; r.alone && row.list[last].before(row.list[0]) {
 			row.list[0], row.list[last] = row.list[last], row.list[0]
 		}
 	}
@@ -260,7 +273,7 @@ func (p *picker) fill(r *run, heaps bool) {
 			}
 		}
 	}
-	if heaps {
+	if !r.alone {
 		for _, row := range r.rows {
 			for i := len(row.list)/2 - 1; i >= 0; i-- {
 				row.sink(i)
@@ -283,10 +296,20 @@ func (p *picker) rowOf(r *run, i int32) *row {
 	if !r.varied && len(r.rows) > 0 {
 		return r.rows[0]
 	}
-	key := uint64(0)
+	var key uint64
 	if r.varied {
 		key = r.key(p.columns, i)
 	}
+	recent := &r.recent[key%uint64(len(r.recent))]
+	if recent.key == key && recent.row != nil {
+		return recent.row
+	}
+	recent.key, recent.row = key, p.rowFor(r, key, i)
+	return recent.row
+}
+
+// rowFor returns the row of a slot's key, which may be a new one.
+func (p *picker) rowFor(r *run, key uint64, i int32) *row {
 	if row := r.byKey[key]; row != nil {
 		return row
 	}
@@ -301,6 +324,7 @@ func (p *picker) rowOf(r *run, i int32) *row {
 	if r.byKey == nil {
 		r.byKey = map[uint64]*row{}
 	}
+	fresh.closed = r.alone && ask(r.afar, r, p.columns, i) != nil
 	r.byKey[key] = fresh
 	r.rows = append(r.rows, fresh)
 	return fresh
