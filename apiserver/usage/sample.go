@@ -37,8 +37,17 @@ type counters struct {
 	memory  float64   // bytes of the working set
 }
 
-// sample asks a node.
-func (m *Meter) sample(ctx context.Context, node string) (*sample, error) {
+// sample asks a node. A proxy to a node that breaks off its answer aborts by a panic, which ends here.
+func (m *Meter) sample(ctx context.Context, node string) (s *sample, err error) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			s, err = nil, fmt.Errorf("%s: the node broke off its answer", resourcePath)
+		default:
+			panic(p)
+		}
+	}()
 	handler, err := m.Nodes.Node(node)
 	if err != nil {
 		return nil, err
@@ -57,8 +66,7 @@ func (m *Meter) sample(ctx context.Context, node string) (*sample, error) {
 	case w.code != http.StatusOK:
 		return nil, fmt.Errorf("%s: status %d: %.200s", resourcePath, w.code, w.body.Bytes())
 	}
-	s, err := parse(&w.body)
-	if err != nil {
+	if s, err = parse(&w.body); err != nil {
 		return nil, fmt.Errorf("read %s: %w", resourcePath, err)
 	}
 	s.at = time.Now()

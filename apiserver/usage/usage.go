@@ -5,6 +5,7 @@ package usage
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -249,11 +250,11 @@ func (w window) pod(pod *corev1.Pod) *metricsv1beta1.PodMetrics {
 	name := podName{pod.Namespace, pod.Name}
 	for container, after := range w.after.pods[name] {
 		before := w.before.pods[name][container]
-		switch {
-		case !after.started.IsZero() && after.started.After(w.before.at) && after.at.Sub(after.started) >= youngest:
-			before = &counters{at: after.started, started: after.started}
-		case before == nil || !before.started.Equal(after.started):
-			return nil
+		if before == nil || !before.started.Equal(after.started) { // it began in between
+			if age := after.at.Sub(after.started); after.started.IsZero() || age < youngest || age > 2*longest {
+				return nil
+			}
+			before = &counters{at: after.started}
 		}
 		used, took, ok := after.since(before)
 		if !ok {
@@ -271,15 +272,15 @@ func (w window) pod(pod *corev1.Pod) *metricsv1beta1.PodMetrics {
 	return out
 }
 
-// since is what was used from an earlier reading on. It is not ok when no time went by, or the counter began again.
+// since is what was used from an earlier reading on. It is not ok when no time went by, the counter began again, or a number is none.
 func (c *counters) since(before *counters) (used corev1.ResourceList, took time.Duration, ok bool) {
 	took = c.at.Sub(before.at)
-	if took <= 0 || c.cpu < before.cpu {
+	nanoCores := (c.cpu - before.cpu) / took.Seconds() * 1e9
+	if took <= 0 || !(nanoCores >= 0 && nanoCores < math.MaxInt64) || !(c.memory >= 0 && c.memory < math.MaxInt64) {
 		return nil, 0, false
 	}
-	nanoCores := int64((c.cpu - before.cpu) / took.Seconds() * 1e9)
 	return corev1.ResourceList{
-		corev1.ResourceCPU:    *resource.NewScaledQuantity(nanoCores, resource.Nano),
+		corev1.ResourceCPU:    *resource.NewScaledQuantity(int64(nanoCores), resource.Nano),
 		corev1.ResourceMemory: *resource.NewQuantity(int64(c.memory), resource.BinarySI),
 	}, took, true
 }

@@ -23,6 +23,7 @@ type node struct {
 	began   time.Time // of the container; zero: of the node, long ago
 	silent  bool
 	refuses bool
+	breaks  bool
 }
 
 func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -30,6 +31,10 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if n.silent {
 		<-r.Context().Done()
 		return
+	}
+	if n.breaks {
+		fmt.Fprint(w, "# TYPE node_cpu_usage_seconds_total counter\nnode_cpu")
+		panic(http.ErrAbortHandler)
 	}
 	if n.refuses {
 		http.Error(w, "not today", http.StatusServiceUnavailable)
@@ -146,7 +151,7 @@ func TestYoungContainersWait(t *testing.T) {
 
 func TestNodesThatDoNotAnswerAreLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for name, b := range map[string]*node{"not connected": nil, "silent": {silent: true}, "refusing": {refuses: true}} {
+		for name, b := range map[string]*node{"not connected": nil, "silent": {silent: true}, "refusing": {refuses: true}, "breaking off": {breaks: true}} {
 			m := meterOf(t, nodes{"a": {}, "b": b})
 			asked := time.Now()
 			out, err := m.NodeMetrics().List(context.Background(), "", func(store.Object) bool { return true })
