@@ -46,7 +46,7 @@ var mayImport = map[string][]string{
 	"ingress":     {"client", "kinds"},
 	"daemon":      {"*"},
 	"testcluster": {"*"},
-	"join":        {"auth", "client", "kinds"},
+	"join":        {"auth", "client", "controller"},
 	"tunnel":      {},
 	"withdraw":    {"client"},
 	"cli":         {"agent/simulate", "auth", "bundle", "client", "config", "cri", "daemon", "kinds"},

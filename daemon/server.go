@@ -375,6 +375,7 @@ func (s *System) addControllers() error {
 		return err
 	}
 	loops = append(loops, workloads.Restarts(env, restartKey))
+	loops = append(loops, join.Cleaner(env))
 	for _, l := range loops {
 		s.Add(l)
 	}

@@ -73,7 +73,8 @@ func protocolOf(port *corev1.ServicePort) protocol {
 // address is one endpoint as its port's slices tell it.
 type address struct {
 	netip.AddrPort
-	// terminating endpoints are used only when no other is there: a request is better served late than refused.
+	// terminating endpoints are used only when no other is there, as a request is better served late than refused, and where a
+	// Service publishes addresses that are not ready.
 	terminating bool
 }
 
@@ -129,8 +130,9 @@ func addressOf(e *discoveryv1.Endpoint, port uint16) (a address, ready, ok bool)
 		return a, false, false
 	}
 	ready = value(e.Conditions.Ready, true)
-	late := !ready && value(e.Conditions.Serving, false) && value(e.Conditions.Terminating, false)
-	return address{netip.AddrPortFrom(addr, port), late}, ready, ready || late
+	terminating := value(e.Conditions.Terminating, false)
+	late := !ready && value(e.Conditions.Serving, false) && terminating
+	return address{netip.AddrPortFrom(addr, port), terminating}, ready, ready || late
 }
 
 // portOf finds the TCP port of a Service that an Ingress names.

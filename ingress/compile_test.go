@@ -157,6 +157,16 @@ endpoints:
 - {addresses: [10.0.0.3], conditions: {ready: false, serving: false, terminating: true}}
 - {addresses: [10.0.0.4], conditions: {ready: false, serving: true, terminating: true}}
 `, want: []string{"10.0.0.4:8080 late"}},
+		"those that terminate, of a Service that publishes all": {
+			objects: `
+kind: EndpointSlice
+metadata: {name: a, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080, protocol: TCP}]
+endpoints:
+- {addresses: [10.0.0.4], conditions: {ready: true, serving: true, terminating: true}}
+- {addresses: [10.0.0.5], conditions: {ready: true}}
+`, want: []string{"10.0.0.4:8080 late", "10.0.0.5:8080"}},
 		"none of a UDP port": {
 			objects: `
 kind: EndpointSlice

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -31,8 +32,9 @@ type Identity struct {
 	Node    string
 	Cluster Cluster
 
-	dir string
-	key []byte // PEM
+	dir       string
+	key       []byte            // PEM
+	transport http.RoundTripper // nil: a connection by TLS
 
 	mu    sync.Mutex
 	roots *x509.CertPool

@@ -1,6 +1,7 @@
 // Package join is a machine's way into a cluster. The agent's side shows a join token to the server that the token promises and to no
 // other, and gets a client certificate for the key that it made; from then on it renews the certificate with the certificate
-// itself. The server's side grants a name to one key. daemon and cli import it; it imports auth, client and kinds.
+// itself. The server's side grants a name to one key. Only daemon imports it; it imports auth,
+// client and controller.
 package join
 
 import "time"

@@ -113,7 +113,10 @@ func (i *Identity) ask(ctx context.Context, config *tls.Config, token string) (*
 	if token != "" {
 		rq.Header.Set("Authorization", "Bearer "+token)
 	}
-	transport := &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, ForceAttemptHTTP2: true}
+	transport := i.transport
+	if transport == nil {
+		transport = &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, ForceAttemptHTTP2: true}
+	}
 	resp, err := (&http.Client{
 		Transport: transport,
 		// The token goes to the server that was named, and nowhere else.

@@ -28,7 +28,19 @@ func TestCluster(t *testing.T) {
 	n1.ready(t, "n2", true)
 	n1.importImage(t)
 	n2.importImage(t)
-	t.Run("rollout", func(t *testing.T) { testRolloutAcross(t, n1, n2) })
+	for _, part := range []struct {
+		name string
+		run  func(t *testing.T, server, agent *node)
+	}{
+		{"rollout", testRolloutAcross},
+		{"claims", testClaims},
+		{"drain", func(t *testing.T, server, _ *node) { testDrain(t, server) }},
+		{"loss", testNodeLoss},
+	} {
+		if !t.Run(part.name, func(t *testing.T) { part.run(t, n1, n2) }) {
+			return
+		}
+	}
 }
 
 const front = `
