@@ -119,6 +119,7 @@ func TestRealPods(t *testing.T) {
 	n := newRealNode(t)
 	t.Run("environment, files and volumes", func(t *testing.T) { n.t = t; testRealFiles(t, n) })
 	t.Run("identity and limits", func(t *testing.T) { n.t = t; testRealSecurity(t, n) })
+	t.Run("private images", func(t *testing.T) { n.t = t; testRealPrivateImages(t, n) })
 	t.Run("ends", func(t *testing.T) { n.t = t; testRealEnds(t, n) })
 	t.Run("probes", func(t *testing.T) { n.t = t; testRealProbes(t, n) })
 	t.Run("adoption", func(t *testing.T) { n.t = t; testRealAdoption(t, n) })

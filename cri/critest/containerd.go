@@ -40,9 +40,15 @@ type Host struct {
 	Endpoint string
 	// Image holds /app (critest/app) and can be pulled from Registry.
 	Image string
-	// Registry is the address of a registry that serves Image and nothing else.
+	// Registry is the address of a registry that serves Image, the same as private:1 to PrivateUser alone, and nothing else.
 	Registry string
 }
+
+// Who may pull private images from a Host's Registry.
+const (
+	PrivateUser     = "joe"
+	PrivatePassword = "sesame"
+)
 
 // Containerd starts a containerd of its own for a test, with a network that only hands out addresses, and removes all of
 // it afterwards. The test is skipped, with the reason, where it cannot run.
@@ -176,7 +182,12 @@ func serve(t testing.TB, app []byte) string {
 	must(t, err)
 	top := add(manifest)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		at := strings.TrimPrefix(r.URL.Path, "/v2/app/")
+		repository, at, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/"), "/")
+		if user, password, _ := r.BasicAuth(); repository == "private" && (user != PrivateUser || password != PrivatePassword) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="private"`)
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
 		kind, ref, _ := strings.Cut(at, "/")
 		if ref == "1" {
 			ref = top
@@ -184,7 +195,7 @@ func serve(t testing.TB, app []byte) string {
 		data := blobs[ref]
 		switch {
 		case r.URL.Path == "/v2/":
-		case data == nil:
+		case data == nil || repository != "app" && repository != "private":
 			http.NotFound(w, r)
 		default:
 			w.Header().Set("Content-Type", "application/octet-stream")
