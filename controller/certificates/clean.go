@@ -32,7 +32,7 @@ func Cleaner(env controller.Env) *controller.Loop {
 			if !ok {
 				return 0, nil
 			}
-			if left := end(r).Sub(time.Now()); left > 0 {
+			if left := time.Until(end(r)); left > 0 {
 				return left, nil
 			}
 			err := client.Remove[*certificatesv1.CertificateSigningRequest](ctx, c, "", r.Name, metav1.DeleteOptions{

@@ -165,7 +165,7 @@ func nodeSubject(r *x509.CertificateRequest) error {
 		return errors.New("subject organization is not system:nodes")
 	}
 	if !strings.HasPrefix(r.Subject.CommonName, nodeUserPrefix) {
-		return errors.New("subject common name does not begin with " + nodeUserPrefix)
+		return fmt.Errorf("subject common name does not begin with %s", nodeUserPrefix)
 	}
 	return nil
 }
