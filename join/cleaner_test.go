@@ -56,7 +56,7 @@ func TestCleaner(t *testing.T) {
 		controllertest.Start(t, Cleaner(api.Env(t)))
 		at := func(when time.Duration, want ...string) {
 			t.Helper()
-			time.Sleep(start.Add(when).Sub(time.Now()))
+			time.Sleep(time.Until(start.Add(when)))
 			synctest.Wait()
 			var got []string
 			for _, s := range controllertest.All[*corev1.Secret](api) {
