@@ -94,7 +94,8 @@ func run(ctx context.Context, o options, url string) error {
 }
 
 func newClient(o options) (*http.Client, error) {
-	transport := &http.Transport{MaxIdleConnsPerHost: 64, DisableKeepAlives: !o.reuse, TLSClientConfig: &tls.Config{}}
+	// As many as a stall makes: were they closed after it, new handshakes would make the next one.
+	transport := &http.Transport{MaxIdleConnsPerHost: 4096, ForceAttemptHTTP2: true, DisableKeepAlives: !o.reuse, TLSClientConfig: &tls.Config{}}
 	if o.at != "" {
 		transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, network, o.at)
